@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+
+V ?= 0
+ifeq ($(V),0)
+Q := @
+say = @printf '  %-8s %s\n' "$(1)" "$(2)"
+else
+Q :=
+say =
+endif
+
+B := build
+CC ?= gcc
+CLANG ?= clang
+BPFTOOL ?= $(shell scripts/find-bpftool)
+ARCH := $(shell uname -m)
+
+# v2: the oldest kernel of the matrix, 5.10, has no atomics with a result.
+BPF_CFLAGS := -g -O2 -target bpf -mcpu=v2 -Wall -Werror -ffreestanding \
+	-I/usr/include/$(ARCH)-linux-gnu
+CFLAGS ?= -O2 -g
+CFLAGS += -std=gnu11 -D_GNU_SOURCE -Wall -Wextra -Werror -I$(B) -Ibpf
+
+# The loader attaches in this order: connect comes last, for until then nothing
+# is redirected, and all that a redirected connection needs is in place.
+HOOKS := $(patsubst bpf/%.bpf.c,$(B)/bpf/%.o,$(wildcard bpf/*.bpf.c))
+HOOKS := $(filter-out %/connect4.o %/connect6.o,$(HOOKS)) \
+	$(filter %/connect4.o %/connect6.o,$(HOOKS))
+TOOLS := $(patsubst vmtests/%.c,$(B)/%,$(wildcard vmtests/*.c))
+C_FILES := $(wildcard bpf/*.[ch] loader/*.[ch] vmtests/*.[ch])
+SHELL_FILES := $(shell grep -lE '^.!/bin/(ba)?sh' scripts/* vmtests/* .ci/* 2>/dev/null) \
+	$(wildcard vmtests/*.bash)
+
+.DELETE_ON_ERROR:
+.SUFFIXES:
+.PHONY: help all demo test lint fmt clean compile_commands.json setup-%
+
+all: $(B)/onramp.bpf.o $(B)/onramp ## build the object and the loader
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z_.]+:.*## / { printf "  make %-24s%s\n", $$1, $$2 }' \
+		$(MAKEFILE_LIST)
+	@echo '  V=1 shows every command'
+
+setup-%:
+	$(Q)scripts/setup $(subst -, ,$*)
+
+$(B)/bpf/%.o: bpf/%.bpf.c $(wildcard bpf/*.h) Makefile | setup-build
+	$(call say,BPF,$*)
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CLANG) $(BPF_CFLAGS) -c $< -o $@
+
+$(B)/onramp.bpf.o: $(HOOKS)
+	$(call say,LINK,$@)
+	$(Q)$(BPFTOOL) gen object $@ $(HOOKS)
+
+$(B)/onramp.skel.h: $(B)/onramp.bpf.o
+	$(call say,SKEL,$@)
+	$(Q)$(BPFTOOL) gen skeleton $< name onramp >$@
+
+$(B)/usage.h: loader/usage.txt scripts/usage-to-c
+	$(call say,GEN,$@)
+	$(Q)mkdir -p $(@D)
+	$(Q)scripts/usage-to-c $< >$@
+
+$(B)/onramp: $(wildcard loader/*.[ch]) bpf/onramp.h $(B)/onramp.skel.h $(B)/usage.h
+	$(call say,CC,$@)
+	$(Q)$(CC) $(CFLAGS) -static -s loader/*.c -o $@ \
+		$$(scripts/static-libs $(CC) bpf)
+
+$(B)/%: vmtests/%.c Makefile | setup-build
+	$(call say,CC,$@)
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CC) $(CFLAGS) -static $< -o $@
+
+demo: setup-build-demo all $(TOOLS) ## the main job on real traffic, explained
+	$(Q)scripts/demo
+
+test: setup-build-demo-test all $(TOOLS) ## every suite, on this kernel
+	$(Q)vmtests/run
+
+lint: setup-lint setup-build ## clang-format, cppcheck, shellcheck
+	$(call say,LINT,C)
+	$(Q)clang-format --dry-run -Werror $(C_FILES)
+	$(Q)cppcheck --quiet --error-exitcode=1 --inline-suppr \
+		--enable=warning,performance,portability --std=c11 \
+		--suppress=missingIncludeSystem -Ibpf loader/*.c vmtests/*.c
+	$(call say,LINT,shell)
+	$(Q)shellcheck $(SHELL_FILES)
+	$(Q)shellcheck -s bats $(wildcard vmtests/*.bats)
+
+fmt: setup-lint ## format the C files
+	$(Q)clang-format -i $(C_FILES)
+
+compile_commands.json: ## for editors: into build/
+	$(Q)mkdir -p $(B)
+	$(Q)scripts/compile-commands '$(CLANG) $(BPF_CFLAGS)' bpf/*.bpf.c \
+		-- '$(CC) $(CFLAGS)' loader/*.c vmtests/*.c >$(B)/$@
+
+clean: ## remove what was built
+	$(Q)rm -rf $(B)

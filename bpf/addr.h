@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Questions about one address (union addr of onramp.h). */
+#ifndef ONRAMP_ADDR_H
+#define ONRAMP_ADDR_H
+
+#include "kernel.h"
+
+static __always_inline bool addr_equal(const union addr *a, const union addr *b)
+{
+	return a->half[0] == b->half[0] && a->half[1] == b->half[1];
+}
+
+static __always_inline bool addr_is_zero(const union addr *a)
+{
+	return !a->half[0] && !a->half[1];
+}
+
+static __always_inline bool addr_is_v4(const union addr *a)
+{
+	return !a->half[0] && a->word[2] == bpf_htonl(0xffff);
+}
+
+static __always_inline enum family addr_family(const union addr *a)
+{
+	return addr_is_v4(a) ? V4 : V6;
+}
+
+static __always_inline union addr addr_from_v4(__be32 ip)
+{
+	return (union addr){ .word = { 0, 0, bpf_htonl(0xffff), ip } };
+}
+
+static __always_inline bool addr_is_link_local_v6(const union addr *a)
+{
+	return (a->word[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000);
+}
+
+/* Loopback, unspecified or multicast. */
+static __always_inline bool addr_stays_here(const union addr *a)
+{
+	if (addr_is_v4(a)) {
+		__u32 ip = bpf_ntohl(a->word[3]);
+
+		return ip >> 24 == 127 || ip == 0 || ip >> 28 == 0xe;
+	}
+	return a->byte[0] == 0xff ||
+	       (!a->half[0] && !a->word[2] && bpf_ntohl(a->word[3]) <= 1);
+}
+
+#endif

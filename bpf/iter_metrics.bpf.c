@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * iter/bpf_map: the metrics file, in Prometheus' text format. Maps are only
+ * what this kind of iterator counts off, and it needs no map to attach to, so
+ * that bpftool's autoattach will do; all is printed at the first one.
+ */
+#include "maps.h"
+
+struct sums {
+	__u64 of[STATS];
+};
+
+static __always_inline void add_up(struct sums *sums)
+{
+	for (__u32 cpu = 0; cpu < STATS_CPUS; cpu++) {
+		struct stats *stats_of_cpu = bpf_map_lookup_elem(&stats, &cpu);
+
+		if (!stats_of_cpu)
+			continue;
+#pragma unroll
+		for (int stat = 0; stat < STATS; stat++)
+			sums->of[stat] += stats_of_cpu->count[stat];
+	}
+}
+
+#define FAMILY(name, help) \
+	BPF_SEQ_PRINTF(seq, "# HELP onramp_" name " " help "\n# TYPE onramp_" name " counter\n")
+#define SAMPLE(name, labels, stat) \
+	BPF_SEQ_PRINTF(seq, "onramp_" name labels " %llu\n", sums.of[stat])
+#define CONNECTS(verdict, reason, stat) \
+	SAMPLE("connects_total", \
+	       "{verdict=\"" verdict "\",reason=\"" reason "\"}", stat)
+
+SEC("iter/bpf_map")
+int metrics(struct bpf_iter__bpf_map *ctx)
+{
+	struct seq_file *seq = ctx->meta->seq;
+	struct sums sums = {};
+
+	if (ctx->meta->seq_num)
+		return 0;
+	add_up(&sums);
+
+	FAMILY("connects_total", "TCP connect() calls by verdict.");
+	CONNECTS("redirected", "outbound", STAT_OUTBOUND);
+	CONNECTS("redirected", "dns", STAT_DNS);
+	CONNECTS("redirected", "inbound", STAT_INBOUND);
+	CONNECTS("refused", "no_ztunnel_for_family", STAT_REFUSED);
+	CONNECTS("passed", "no_ztunnel", STAT_NO_ZTUNNEL);
+	CONNECTS("passed", "ztunnel", STAT_ZTUNNEL);
+	CONNECTS("passed", "local", STAT_LOCAL);
+	CONNECTS("passed", "bypass", STAT_BYPASSED);
+	CONNECTS("passed", "not_enrolled", STAT_NOT_ENROLLED);
+	CONNECTS("passed", "node", STAT_NODE);
+
+	FAMILY("handovers_total", "Connections that the proxy accepted.");
+	SAMPLE("handovers_total", "{result=\"handed_over\"}", STAT_HANDED_OVER);
+	SAMPLE("handovers_total", "{result=\"not_redirected\"}", STAT_NO_HANDOVER);
+
+	FAMILY("map_full_total", "Entries that found no room.");
+	SAMPLE("map_full_total", "{map=\"cgroup_info_map\"}", STAT_CGROUPS_FULL);
+	SAMPLE("map_full_total", "{map=\"pod_ips\"}", STAT_PODS_FULL);
+	SAMPLE("map_full_total", "{map=\"handovers\"}", STAT_HANDOVERS_FULL);
+
+	FAMILY("cache_misses_total", "Connects that read their netns' devices.");
+	SAMPLE("cache_misses_total", "", STAT_CACHE_MISS);
+	FAMILY("doubts_total", "Of these, netns too large to be read whole.");
+	SAMPLE("doubts_total", "", STAT_DOUBT);
+	return 0;
+}

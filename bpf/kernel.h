@@ -1,0 +1,257 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The kernel as onramp sees it, and all that differs between kernels.
+ *
+ * Only the fields that are read, found by CO-RE: no vmlinux.h, so that the
+ * object is the same wherever it is built. Where a kernel has no such field,
+ * the test is bpf_core_*_exists, never a version.
+ */
+#ifndef ONRAMP_KERNEL_H
+#define ONRAMP_KERNEL_H
+
+#include <stdbool.h>
+
+#include <linux/bpf.h>
+#include <linux/in.h>
+#include <linux/in6.h>
+
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_tracing.h>
+
+#include "onramp.h"
+
+#define AF_INET 2
+#define AF_INET6 10
+#define SOCK_STREAM 1
+#define IFF_LOOPBACK 0x8
+#define PF_KTHREAD 0x00200000
+#define EEXIST 17
+#define PAGE_SIZE 4096 /* the smallest there is: arm64 may have more */
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), \
+			     apply_to = record)
+
+typedef struct {
+	int counter;
+} atomic_t;
+
+struct list_head {
+	struct list_head *next;
+};
+
+struct in_ifaddr {
+	struct in_ifaddr *ifa_next;
+	__be32 ifa_local;
+	unsigned char ifa_scope;
+};
+
+struct in_device {
+	struct in_ifaddr *ifa_list;
+};
+
+struct inet6_ifaddr {
+	struct in6_addr addr;
+	struct list_head if_list;
+};
+
+struct inet6_dev {
+	struct list_head addr_list;
+};
+
+struct net_device {
+	unsigned int flags;
+	int ifindex;
+	struct list_head dev_list;
+	struct in_device *ip_ptr;
+	struct inet6_dev *ip6_ptr;
+};
+
+struct ns_common {
+	unsigned int inum;
+};
+
+struct netns_ipv4 {
+	atomic_t dev_addr_genid;
+};
+
+struct netns_ipv6 {
+	atomic_t dev_addr_genid;
+};
+
+struct net {
+	struct ns_common ns;
+	struct list_head dev_base_head;
+	unsigned int dev_base_seq;
+	__u64 net_cookie;
+	struct netns_ipv4 ipv4;
+	struct netns_ipv6 ipv6;
+};
+
+typedef struct {
+	struct net *net;
+} possible_net_t;
+
+struct sock_common {
+	possible_net_t skc_net;
+};
+
+struct sock {
+	struct sock_common __sk_common;
+};
+
+struct tcp_sock {
+	__u32 write_seq;
+};
+
+struct bpf_sock_addr_kern {
+	struct sock *sk;
+};
+
+struct bpf_sock_ops_kern {
+	struct sock *sk;
+};
+
+struct kernfs_node {
+	__u64 id;
+};
+
+struct cgroup_root {
+	int hierarchy_id;
+};
+
+struct cgroup {
+	int level;
+	struct kernfs_node *kn;
+	struct cgroup_root *root;
+};
+
+struct css_set {
+	struct cgroup *dfl_cgrp;
+};
+
+struct nsproxy {
+	struct net *net_ns;
+};
+
+struct task_struct {
+	unsigned int flags;
+	int pid;
+	struct task_struct *real_parent;
+	struct nsproxy *nsproxy;
+	struct css_set *cgroups;
+};
+
+struct bpf_map {
+	__u32 max_entries;
+};
+
+struct lpm_trie_node {
+	struct lpm_trie_node *child[2];
+	__u32 prefixlen;
+	__u32 flags;
+	__u8 data[];
+};
+
+struct lpm_trie {
+	struct lpm_trie_node *root;
+};
+
+struct seq_file;
+
+struct bpf_iter_meta {
+	struct seq_file *seq;
+	__u64 session_id;
+	__u64 seq_num;
+} __attribute__((aligned(8)));
+
+struct bpf_iter__task {
+	struct bpf_iter_meta *meta;
+	struct task_struct *task;
+} __attribute__((aligned(8)));
+
+struct bpf_iter__bpf_map {
+	struct bpf_iter_meta *meta;
+	struct bpf_map *map;
+} __attribute__((aligned(8)));
+
+struct bpf_iter__bpf_map_elem {
+	struct bpf_iter_meta *meta;
+	struct bpf_map *map;
+	void *key;
+	void *value;
+} __attribute__((aligned(8)));
+
+/* Before 5.12 (3d368ab87cf6) a counter that is 0 until somebody asks. */
+struct net___uncounted {
+	struct {
+		__s64 counter;
+	} net_cookie;
+};
+
+/* Before 6.1 (7f203bc89eb6) ids, then pointers. Both end in the cgroup. */
+struct cgroup___ids {
+	__u64 ancestor_ids[1];
+};
+
+struct cgroup___pointers {
+	struct cgroup *ancestors[1];
+};
+
+#pragma clang attribute pop
+
+/*
+ * A number for a netns: its cookie, which never comes again; where there is
+ * none, its address, which may: then *flags gains NETNS_REUSED.
+ */
+static __always_inline __u64 netns_id(struct net *net, __u32 *flags)
+{
+	if (!bpf_core_field_exists(((struct net___uncounted *)0)->net_cookie))
+		return BPF_CORE_READ(net, net_cookie);
+	*flags |= NETNS_REUSED;
+	return (__u64)net;
+}
+
+/*
+ * Counters that the kernel raises whenever the netns gains or loses a device
+ * (list_netdevice), an IPv4 address (fib_inetaddr_event) or an IPv6 address
+ * (__ipv6_ifa_notify).
+ */
+static __always_inline void netns_generation(struct net *net, __u32 gen[3])
+{
+	gen[0] = BPF_CORE_READ(net, dev_base_seq);
+	gen[1] = BPF_CORE_READ(net, ipv4.dev_addr_genid.counter);
+	gen[2] = BPF_CORE_READ(net, ipv6.dev_addr_genid.counter);
+}
+
+/*
+ * The kernel's socket behind a sock_addr or sockops context. The verifier
+ * forbids arithmetic on ctx->sk, so that its fields are out of reach there;
+ * both kernel contexts begin with the socket, so read it as a number.
+ */
+static __always_inline struct sock *kernel_socket(const void *ctx)
+{
+	struct sock *sk = NULL;
+
+	bpf_probe_read_kernel(&sk, sizeof(sk), ctx);
+	return sk;
+}
+
+/* The id of the cgroup's ancestor at level, which must not exceed its own. */
+static __always_inline __u64 cgroup_ancestor_id(struct cgroup *cgroup, int level)
+{
+	struct cgroup___pointers *new = (void *)cgroup;
+	struct cgroup___ids *old = (void *)cgroup;
+	struct cgroup *ancestor = NULL;
+	__u64 id = 0;
+
+	if (bpf_core_field_exists(old->ancestor_ids)) {
+		bpf_probe_read_kernel(&id, sizeof(id), &old->ancestor_ids[level]);
+		return id;
+	}
+	bpf_probe_read_kernel(&ancestor, sizeof(ancestor), &new->ancestors[level]);
+	return BPF_CORE_READ(ancestor, kn, id);
+}
+
+#endif

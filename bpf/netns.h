@@ -1,0 +1,253 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What a netns is: whose it is and which addresses it holds, read from the
+ * kernel's own structures (struct net, net_device, in_device, inet6_dev), all
+ * of them walked in bounds and by faulting-safe reads.
+ */
+#ifndef ONRAMP_NETNS_H
+#define ONRAMP_NETNS_H
+
+#include "addr.h"
+
+#define MAX_DEVICES 32	 /* of a netns: a pod has two, a large node begins so */
+#define MAX_ADDRESSES 16 /* of a device and family */
+#define MAX_ANCESTORS 64 /* of a process, up to pid 0 */
+
+/*
+ * The walks are global functions that take and return numbers: the verifier
+ * then checks each once and by itself. Inlined, the branches of one loop in
+ * another exceed its million instructions.
+ */
+#define WALK __weak __noinline
+
+/* A number that says where pos, in the list at head, leads; 0 at the end. */
+static __always_inline __u64 list_next(__u64 pos, __u64 head)
+{
+	__u64 next = (__u64)BPF_CORE_READ((struct list_head *)pos, next);
+
+	return next == head ? 0 : next;
+}
+
+static __always_inline __u64 device_list(struct net *net)
+{
+	return (__u64)net + offsetof(struct net, dev_base_head);
+}
+
+static __always_inline struct net_device *device_at(__u64 pos)
+{
+	return (void *)pos - offsetof(struct net_device, dev_list);
+}
+
+static __always_inline bool is_loopback(struct net_device *dev)
+{
+	return BPF_CORE_READ(dev, flags) & IFF_LOOPBACK;
+}
+
+/* The device's IPv6 addresses; 0: it has no IPv6. */
+static __always_inline __u64 ipv6_list(struct net_device *dev)
+{
+	__u64 idev = (__u64)BPF_CORE_READ(dev, ip6_ptr);
+
+	return idev ? idev + offsetof(struct inet6_dev, addr_list) : 0;
+}
+
+static __always_inline union addr ipv6_at(__u64 pos)
+{
+	union addr ip = {};
+
+	bpf_core_read(&ip, sizeof(ip),
+		      &container_of((void *)pos, struct inet6_ifaddr, if_list)->addr);
+	return ip;
+}
+
+/* The first global address of a device, 0: none. */
+WALK __u64 device_ipv4(__u64 dev)
+{
+	struct in_ifaddr *ifa = BPF_CORE_READ((struct net_device *)dev, ip_ptr, ifa_list);
+
+	for (int i = 0; i < MAX_ADDRESSES && ifa; i++) {
+		if (!BPF_CORE_READ(ifa, ifa_scope)) /* RT_SCOPE_UNIVERSE */
+			return BPF_CORE_READ(ifa, ifa_local);
+		ifa = BPF_CORE_READ(ifa, ifa_next);
+	}
+	return 0;
+}
+
+/* The same for IPv6, as the address of its list entry. */
+WALK __u64 device_ipv6(__u64 dev)
+{
+	__u64 head = ipv6_list((struct net_device *)dev);
+	__u64 pos = head ? list_next(head, head) : 0;
+
+	for (int i = 0; i < MAX_ADDRESSES && pos; i++) {
+		union addr ip = ipv6_at(pos);
+
+		if (!addr_is_link_local_v6(&ip))
+			return pos;
+		pos = list_next(pos, head);
+	}
+	return 0;
+}
+
+/*
+ * What device_ipv4() or device_ipv6() says of the lowest-index device, but for
+ * loopback, that has such an address.
+ */
+WALK __u64 netns_pod_ip(__u64 net, __u32 family)
+{
+	__u64 head = device_list((struct net *)net);
+	__u64 pos = list_next(head, head), best = 0;
+	int lowest = 0x7fffffff;
+
+	for (int i = 0; i < MAX_DEVICES && pos; i++) {
+		struct net_device *dev = device_at(pos);
+		int ifindex = BPF_CORE_READ(dev, ifindex);
+
+		if (ifindex < lowest && !is_loopback(dev)) {
+			__u64 ip = family == V4 ? device_ipv4((__u64)dev) :
+						  device_ipv6((__u64)dev);
+
+			if (ip) {
+				best = ip;
+				lowest = ifindex;
+			}
+		}
+		pos = list_next(pos, head);
+	}
+	return best;
+}
+
+/* What a census counts, 16 bits each. */
+#define CENSUS(n) (1ULL << (16 * (n)))
+#define CENSUS_V4 CENSUS(V4) /* addresses that others could dial */
+#define CENSUS_V6 CENSUS(V6)
+#define CENSUS_SOUGHT CENSUS(2) /* addresses that are the one sought */
+#define CENSUS_DOUBT CENSUS(3)	/* walks that were cut short */
+
+static __always_inline __u64 census_of(const union addr *ip, const union addr *sought,
+				       enum family family)
+{
+	__u64 census = 0;
+
+	if (!addr_stays_here(ip) && !addr_is_link_local_v6(ip))
+		census += CENSUS(family);
+	if (addr_equal(ip, sought))
+		census += CENSUS_SOUGHT;
+	return census;
+}
+
+WALK __u64 device_census(__u64 dev, __u64 sought0, __u64 sought1)
+{
+	struct in_ifaddr *ifa = BPF_CORE_READ((struct net_device *)dev, ip_ptr, ifa_list);
+	__u64 head = ipv6_list((struct net_device *)dev);
+	__u64 pos = head ? list_next(head, head) : 0;
+	union addr ip, sought = { .half = { sought0, sought1 } };
+	__u64 census = 0;
+
+	for (int i = 0; i < MAX_ADDRESSES && ifa; i++) {
+		ip = addr_from_v4(BPF_CORE_READ(ifa, ifa_local));
+		census += census_of(&ip, &sought, V4);
+		ifa = BPF_CORE_READ(ifa, ifa_next);
+	}
+	for (int i = 0; i < MAX_ADDRESSES && pos; i++) {
+		ip = ipv6_at(pos);
+		census += census_of(&ip, &sought, V6);
+		pos = list_next(pos, head);
+	}
+	return ifa || pos ? census + CENSUS_DOUBT : census;
+}
+
+WALK __u64 netns_census(__u64 net, __u64 sought0, __u64 sought1)
+{
+	__u64 head = device_list((struct net *)net);
+	__u64 pos = list_next(head, head), census = 0;
+
+	for (int i = 0; i < MAX_DEVICES && pos; i++) {
+		census += device_census((__u64)device_at(pos), sought0, sought1);
+		pos = list_next(pos, head);
+	}
+	return pos ? census + CENSUS_DOUBT : census;
+}
+
+/* Whether ip is an address of the netns, pod address or not. */
+static __always_inline bool netns_has(struct net *net, const union addr *ip)
+{
+	return netns_census((__u64)net, ip->half[0], ip->half[1]) / CENSUS_SOUGHT & 0xffff;
+}
+
+/*
+ * Fills info from the netns' devices. flags keeps NETNS_INITIAL, for devices
+ * do not show it.
+ */
+static __always_inline void netns_read(struct net *net, struct netns_info *info)
+{
+	__u64 census, ipv6;
+	__be32 ipv4;
+
+	info->flags &= NETNS_INITIAL;
+	info->pad = 0;
+	info->netns = netns_id(net, &info->flags);
+	info->inum = BPF_CORE_READ(net, ns.inum);
+	/* First, so that what changes while we read makes the result stale. */
+	netns_generation(net, info->gen);
+
+	ipv4 = netns_pod_ip((__u64)net, V4);
+	info->ip[V4] = ipv4 ? addr_from_v4(ipv4) : (union addr){};
+	ipv6 = netns_pod_ip((__u64)net, V6);
+	info->ip[V6] = ipv6 ? ipv6_at(ipv6) : (union addr){};
+
+	census = netns_census((__u64)net, 0, 0);
+	if ((census / CENSUS_V4 & 0xffff) > 1)
+		info->flags |= NETNS_MORE_V4;
+	if ((census / CENSUS_V6 & 0xffff) > 1)
+		info->flags |= NETNS_MORE_V6;
+	if (census / CENSUS_DOUBT)
+		info->flags |= NETNS_MORE_V4 | NETNS_MORE_V6 | NETNS_DOUBT;
+}
+
+/* Whether info is what netns_read() would fill in again. */
+static __always_inline bool netns_unchanged(struct net *net, const struct netns_info *info)
+{
+	__u32 gen[3], flags = info->flags;
+
+	if (netns_id(net, &flags) != info->netns || flags & NETNS_REUSED)
+		return false;
+	netns_generation(net, gen);
+	return gen[0] == info->gen[0] && gen[1] == info->gen[1] && gen[2] == info->gen[2];
+}
+
+/* Whether net still is the netns of that id, and not yet taken down. */
+static __always_inline bool netns_is_alive(struct net *net, __u64 id)
+{
+	__u64 head = device_list(net);
+	__u32 flags;
+
+	return netns_id(net, &flags) == id && list_next(head, head);
+}
+
+/*
+ * NETNS_INITIAL if net is the netns that the machine booted with, which is
+ * that of pid 0, every process' last ancestor. A symbol for it would be
+ * nearer, but kptr_restrict may hide it; an inode number would do, but an
+ * init container cannot see the node's.
+ */
+static __always_inline __u32 netns_initial(struct net *net, struct task_struct *task)
+{
+	for (int i = 0; i < MAX_ANCESTORS; i++) {
+		if (!BPF_CORE_READ(task, pid))
+			return BPF_CORE_READ(task, nsproxy, net_ns) == net ?
+				       NETNS_INITIAL : 0;
+		task = BPF_CORE_READ(task, real_parent);
+	}
+	return 0; /* a pod may make its line as long as it likes */
+}
+
+static __always_inline bool netns_is_node(const struct settings *cfg,
+					  const struct netns_info *info)
+{
+	if (cfg && cfg->node_netns)
+		return info->inum == cfg->node_netns;
+	return info->flags & NETNS_INITIAL;
+}
+
+#endif

@@ -1,0 +1,171 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What onramp remembers of cgroups and pods: cgroup_info_map and pod_ips.
+ *
+ * A cgroup's entry is made by the first exec or connect() in it and goes with
+ * the cgroup. While the entry lives, its home pod lives in pod_ips; the pod
+ * goes with its last cgroup. Entries change by delete and insert, so that of
+ * several CPUs one wins and does the counting. Verdicts never rest on the
+ * counting: who finds a pod in pod_ips asks its netns whether it still holds
+ * the address.
+ */
+#ifndef ONRAMP_PODS_H
+#define ONRAMP_PODS_H
+
+#include "maps.h"
+#include "netns.h"
+
+#define MAX_CGROUP_LEVELS 16
+
+/* Counts one more home in the pod at ip. False: full, or another live pod's. */
+static __always_inline bool pod_take(const union addr *ip, __u64 netns, struct net *net)
+{
+	struct pod fresh = { .netns = netns, .net = (__u64)net, .cgroups = 1 };
+	struct pod *pod;
+	long err;
+
+	for (int try = 0; try < 2; try++) {
+		pod = bpf_map_lookup_elem(&pod_ips, ip);
+		if (pod && pod->netns == netns) {
+			__sync_fetch_and_add(&pod->cgroups, 1);
+			/* Unless its last home has just taken it away. */
+			if (bpf_map_lookup_elem(&pod_ips, ip) == pod)
+				return true;
+			continue;
+		}
+		if (pod && netns_is_alive((struct net *)pod->net, pod->netns))
+			return false;
+		err = bpf_map_update_elem(&pod_ips, ip, &fresh,
+					  pod ? BPF_ANY : BPF_NOEXIST);
+		if (!err)
+			return true;
+		if (err != -EEXIST)
+			break;
+	}
+	count(STAT_PODS_FULL);
+	return false;
+}
+
+static __always_inline void pod_release(const union addr *ip, __u64 netns)
+{
+	struct pod *pod = bpf_map_lookup_elem(&pod_ips, ip);
+
+	if (!pod || pod->netns != netns)
+		return;
+	__sync_fetch_and_add(&pod->cgroups, -1);
+	if ((__s32)pod->cgroups <= 0)
+		bpf_map_delete_elem(&pod_ips, ip);
+}
+
+/* For both addresses of a home; those not held are zero. */
+static __always_inline void home_release(__u64 home, const union addr ip[FAMILIES])
+{
+	if (!addr_is_zero(&ip[V4]))
+		pod_release(&ip[V4], home);
+	if (!addr_is_zero(&ip[V6]))
+		pod_release(&ip[V6], home);
+}
+
+static __always_inline void home_take(struct cgroup_info *entry, struct net *net)
+{
+	const struct netns_info *now = &entry->now;
+
+	if (!addr_is_zero(&now->ip[V4]) && pod_take(&now->ip[V4], now->netns, net))
+		entry->home_ip[V4] = now->ip[V4];
+	if (!addr_is_zero(&now->ip[V6]) && pod_take(&now->ip[V6], now->netns, net))
+		entry->home_ip[V6] = now->ip[V6];
+	if (!addr_is_zero(&entry->home_ip[V4]) || !addr_is_zero(&entry->home_ip[V6]))
+		entry->home = now->netns;
+}
+
+static __always_inline void cgroup_forget(__u64 id)
+{
+	struct cgroup_info *entry = bpf_map_lookup_elem(&cgroup_info_map, &id);
+	union addr home_ip[FAMILIES];
+	__u64 home;
+
+	if (!entry)
+		return;
+	home = entry->home;
+	home_ip[V4] = entry->home_ip[V4];
+	home_ip[V6] = entry->home_ip[V6];
+	if (!bpf_map_delete_elem(&cgroup_info_map, &id) && home)
+		home_release(home, home_ip);
+}
+
+static __always_inline bool cgroup_is_within(struct cgroup *cgroup, __u64 id)
+{
+	int level = BPF_CORE_READ(cgroup, level);
+
+	for (int i = 0; i < MAX_CGROUP_LEVELS && i <= level; i++)
+		if (cgroup_ancestor_id(cgroup, i) == id)
+			return true;
+	return false;
+}
+
+/*
+ * Notes that the cgroup runs something in net, which entry->now was just read
+ * from; the rest of the entry is zero.
+ *
+ * The home changes when there is none yet, when the home itself has other
+ * addresses now, or when the cgroup is back in the node netns (a node program
+ * had only visited the pod). Another netns beside the home is none of these:
+ * a pod that makes itself a second netns stays where it is in pod_ips.
+ */
+static __noinline void cgroup_remember(struct cgroup *cgroup, struct net *net,
+				       struct cgroup_info *entry)
+{
+	const struct settings *cfg = current_settings();
+	bool node = netns_is_node(cfg, &entry->now);
+	__u64 id = BPF_CORE_READ(cgroup, kn, id);
+	struct cgroup_info *old;
+	long err;
+
+	if (cfg && cfg->root_cgroup && !cgroup_is_within(cgroup, cfg->root_cgroup))
+		return;
+
+	old = bpf_map_lookup_elem(&cgroup_info_map, &id);
+	if (old) {
+		if (netns_unchanged(net, &old->now) && (node ? !old->home : old->home != 0))
+			return;
+		entry->home = old->home;
+		entry->home_ip[V4] = old->home_ip[V4];
+		entry->home_ip[V6] = old->home_ip[V6];
+		if (entry->home && !node &&
+		    (entry->home != entry->now.netns ||
+		     (addr_equal(&entry->home_ip[V4], &entry->now.ip[V4]) &&
+		      addr_equal(&entry->home_ip[V6], &entry->now.ip[V6])))) {
+			bpf_map_update_elem(&cgroup_info_map, &id, entry, BPF_EXIST);
+			return;
+		}
+		cgroup_forget(id);
+		entry->home = 0;
+		entry->home_ip[V4] = (union addr){};
+		entry->home_ip[V6] = (union addr){};
+	}
+	if (!node)
+		home_take(entry, net);
+	err = bpf_map_update_elem(&cgroup_info_map, &id, entry, BPF_NOEXIST);
+	if (!err)
+		return;
+	if (err != -EEXIST)
+		count(STAT_CGROUPS_FULL);
+	/* Full, or another CPU was first: its entry does the counting. */
+	home_release(entry->home, entry->home_ip);
+}
+
+/* The same from a task, for exec and for what ran before the load. */
+static __always_inline void task_remember(struct task_struct *task)
+{
+	struct net *net = BPF_CORE_READ(task, nsproxy, net_ns);
+	struct cgroup *cgroup = BPF_CORE_READ(task, cgroups, dfl_cgrp);
+	struct cgroup_info entry = {};
+
+	if (!net || !cgroup)
+		return; /* a kernel thread, or already dead */
+	entry.now.flags = netns_initial(net, task);
+	netns_read(net, &entry.now);
+	cgroup_remember(cgroup, net, &entry);
+}
+
+#endif

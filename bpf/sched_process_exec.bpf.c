@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * tp_btf/sched_process_exec: every program that starts tells which netns its
+ * cgroup lives in, before its first instruction and so before its first
+ * connect(). Fills cgroup_info_map and pod_ips; decides nothing.
+ */
+#include "pods.h"
+
+SEC("tp_btf/sched_process_exec")
+int BPF_PROG(sched_process_exec, struct task_struct *task)
+{
+	task_remember(task);
+	return 0;
+}
