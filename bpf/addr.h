@@ -43,8 +43,7 @@ static __always_inline bool addr_stays_here(const union addr *a)
 
 		return ip >> 24 == 127 || ip == 0 || ip >> 28 == 0xe;
 	}
-	return a->byte[0] == 0xff ||
-	       (!a->half[0] && !a->word[2] && bpf_ntohl(a->word[3]) <= 1);
+	return a->byte[0] == 0xff || (!a->half[0] && !a->word[2] && bpf_ntohl(a->word[3]) <= 1);
 }
 
 #endif

@@ -3,7 +3,8 @@
  * cgroup/getsockopt: answers SO_ORIGINAL_DST (SOL_IP) and IP6T_SO_ORIGINAL_DST
  * (SOL_IPV6) on sockets that the proxy accepted from a redirected client, over
  * whatever the kernel says: with conntrack it would name the proxy itself.
- * Everything else keeps the kernel's own answer.
+ * Everything else keeps the kernel's own answer. Every getsockopt() below the
+ * cgroup pays for the look: where ztunnel's cgroup is known, attach it there.
  */
 #include "maps.h"
 #include "addr.h"

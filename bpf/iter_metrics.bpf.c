@@ -23,13 +23,12 @@ static __always_inline void add_up(struct sums *sums)
 	}
 }
 
-#define FAMILY(name, help) \
+#define FAMILY(name, help)                                                                         \
 	BPF_SEQ_PRINTF(seq, "# HELP onramp_" name " " help "\n# TYPE onramp_" name " counter\n")
-#define SAMPLE(name, labels, stat) \
+#define SAMPLE(name, labels, stat)                                                                 \
 	BPF_SEQ_PRINTF(seq, "onramp_" name labels " %llu\n", sums.of[stat])
-#define CONNECTS(verdict, reason, stat) \
-	SAMPLE("connects_total", \
-	       "{verdict=\"" verdict "\",reason=\"" reason "\"}", stat)
+#define CONNECTS(verdict, reason, stat)                                                            \
+	SAMPLE("connects_total", "{verdict=\"" verdict "\",reason=\"" reason "\"}", stat)
 
 SEC("iter/bpf_map")
 int metrics(struct bpf_iter__bpf_map *ctx)

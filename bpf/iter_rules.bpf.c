@@ -14,11 +14,18 @@
 #define RULES_PER_TURN 512 /* times STATS_CPUS: as many as both maps hold */
 #define INTERMEDIATE 1	   /* lpm_trie_node.flags: a fork, not an entry */
 
-struct cursor {
-	__u32 map; /* 0 mesh_rules, 1 bypass_rules, 2 at the end */
+struct place {
+	__u32 map;   /* 0 mesh_rules, 1 bypass_rules, 2 at the end */
 	__u32 begun; /* last is valid */
 	struct prefix last;
 	__u32 pad;
+};
+
+/* The kernel takes a turn back, and comes again, when its output does not fit. */
+struct cursor {
+	struct place at;
+	struct place turn_began;
+	__u64 turn;
 };
 
 /* Reader's session -> struct cursor. LRU: for readers that left half-way. */
@@ -48,8 +55,7 @@ static __always_inline __u64 child(__u64 node, __u32 bit)
 
 	bpf_core_read(&next, sizeof(next), &((struct lpm_trie_node *)node)->child[0]);
 	if (bit)
-		bpf_core_read(&next, sizeof(next),
-			      &((struct lpm_trie_node *)node)->child[1]);
+		bpf_core_read(&next, sizeof(next), &((struct lpm_trie_node *)node)->child[1]);
 	return next;
 }
 
@@ -121,26 +127,28 @@ __weak __noinline __u64 advance(__u64 session, __u64 mesh_root, __u64 bypass_roo
 {
 	struct cursor *cursor = bpf_map_lookup_elem(&rules_readers, &session);
 	struct lpm_trie_node *node;
+	struct place *at;
 	union addr ip = {};
 
 	if (!cursor)
 		return 0;
-	for (int i = 0; i < 2; i++, cursor->map++, cursor->begun = 0) {
-		__u64 root = cursor->map ? bypass_root : mesh_root;
+	at = &cursor->at;
+	for (int i = 0; i < 2; i++, at->map++, at->begun = 0) {
+		__u64 root = at->map ? bypass_root : mesh_root;
 
-		if (cursor->map > 1)
+		if (at->map > 1)
 			break;
-		ip = cursor->last.ip;
-		node = (void *)(!cursor->begun ? root :
-				trie_next(root, cursor->last.length,
-					  bpf_be64_to_cpu(ip.half[0]),
-					  bpf_be64_to_cpu(ip.half[1])));
+		ip = at->last.ip;
+		node = (void *)(!at->begun ? root :
+					     trie_next(root, at->last.length,
+						       bpf_be64_to_cpu(ip.half[0]),
+						       bpf_be64_to_cpu(ip.half[1])));
 		if (!node)
 			continue;
-		cursor->begun = 1;
-		cursor->last.length = BPF_CORE_READ(node, prefixlen);
+		at->begun = 1;
+		at->last.length = BPF_CORE_READ(node, prefixlen);
 		bpf_core_read(&ip, sizeof(ip), &node->data);
-		cursor->last.ip = ip;
+		at->last.ip = ip;
 		return (__u64)node;
 	}
 	return 0;
@@ -171,17 +179,24 @@ int rules(struct bpf_iter__bpf_map_elem *ctx)
 	__u64 session = ctx->meta->session_id;
 	__u64 mesh_root = root_of((struct lpm_trie *)&mesh_rules);
 	__u64 bypass_root = root_of((struct lpm_trie *)&bypass_rules);
-	struct cursor start = {};
+	struct cursor start = {}, *cursor;
+	__u32 *turn = ctx->key;
 
-	if (!ctx->meta->seq_num)
-		bpf_map_update_elem(&rules_readers, &session, &start, BPF_ANY);
-	if (!ctx->key) { /* the last turn is over */
+	if (!turn) { /* the last turn is over */
 		bpf_map_delete_elem(&rules_readers, &session);
 		return 0;
 	}
+	if (!*turn)
+		bpf_map_update_elem(&rules_readers, &session, &start, BPF_ANY);
+	cursor = bpf_map_lookup_elem(&rules_readers, &session);
+	if (!cursor)
+		return 0; /* 64 other readers came since */
+	if (cursor->turn == *turn)
+		cursor->at = cursor->turn_began;
+	cursor->turn_began = cursor->at;
+	cursor->turn = *turn;
 	for (int i = 0; i < RULES_PER_TURN; i++) {
-		struct lpm_trie_node *node =
-			(void *)advance(session, mesh_root, bypass_root);
+		struct lpm_trie_node *node = (void *)advance(session, mesh_root, bypass_root);
 
 		if (!node)
 			break;

@@ -30,8 +30,7 @@
 #define EEXIST 17
 #define PAGE_SIZE 4096 /* the smallest there is: arm64 may have more */
 
-#pragma clang attribute push(__attribute__((preserve_access_index)), \
-			     apply_to = record)
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
 typedef struct {
 	int counter;

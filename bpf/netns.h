@@ -104,8 +104,7 @@ WALK __u64 netns_pod_ip(__u64 net, __u32 family)
 		int ifindex = BPF_CORE_READ(dev, ifindex);
 
 		if (ifindex < lowest && !is_loopback(dev)) {
-			__u64 ip = family == V4 ? device_ipv4((__u64)dev) :
-						  device_ipv6((__u64)dev);
+			__u64 ip = family == V4 ? device_ipv4((__u64)dev) : device_ipv6((__u64)dev);
 
 			if (ip) {
 				best = ip;
@@ -235,15 +234,13 @@ static __always_inline __u32 netns_initial(struct net *net, struct task_struct *
 {
 	for (int i = 0; i < MAX_ANCESTORS; i++) {
 		if (!BPF_CORE_READ(task, pid))
-			return BPF_CORE_READ(task, nsproxy, net_ns) == net ?
-				       NETNS_INITIAL : 0;
+			return BPF_CORE_READ(task, nsproxy, net_ns) == net ? NETNS_INITIAL : 0;
 		task = BPF_CORE_READ(task, real_parent);
 	}
 	return 0; /* a pod may make its line as long as it likes */
 }
 
-static __always_inline bool netns_is_node(const struct settings *cfg,
-					  const struct netns_info *info)
+static __always_inline bool netns_is_node(const struct settings *cfg, const struct netns_info *info)
 {
 	if (cfg && cfg->node_netns)
 		return info->inum == cfg->node_netns;

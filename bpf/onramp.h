@@ -28,9 +28,9 @@ struct endpoint {
 /* settings: key 0. No entry, or no ztunnel address: everything passes. */
 struct settings {
 	union addr ztunnel[FAMILIES]; /* all zero: none for this family */
-	__u64 ztunnel_cgroup; /* id; 0: the pod that holds ztunnel's address */
-	__u64 root_cgroup;    /* id; tasks outside go unrecorded; 0: all count */
-	__u32 node_netns;     /* inode of nsfs; 0: the initial netns */
+	__u64 ztunnel_cgroup;	      /* id; 0: the pod that holds ztunnel's address */
+	__u64 root_cgroup;	      /* id; tasks outside go unrecorded; 0: all count */
+	__u32 node_netns;	      /* inode of nsfs; 0: the initial netns */
 	__u32 flags;
 	__u16 outbound_port; /* 15001 */
 	__u16 inbound_port;  /* 15006 */
@@ -103,27 +103,27 @@ struct handover_key {
 
 /* Storage of a redirected client's socket. */
 struct dialled {
-	struct endpoint asked; /* what connect() was called with */
-	struct endpoint given; /* where the connection really goes */
+	struct endpoint asked;	      /* what connect() was called with */
+	struct endpoint given;	      /* where the connection really goes */
 	struct handover_key handover; /* isn 0 and ports 0: none made */
 };
 
 /* stats: CPU number modulo STATS_CPUS -> counters. */
 enum counter {
-	STAT_OUTBOUND,	   /* redirected: pod to ztunnel's outbound port */
-	STAT_DNS,	   /* redirected: pod to ztunnel's DNS port */
-	STAT_INBOUND,	   /* redirected: node program to the inbound port */
-	STAT_REFUSED,	   /* no ztunnel address for the family */
-	STAT_NO_ZTUNNEL,   /* passed: verdict 1 */
-	STAT_ZTUNNEL,	   /* passed: verdict 2 */
-	STAT_LOCAL,	   /* passed: verdict 3, not a remote address */
-	STAT_BYPASSED,	   /* passed: verdict 3, bypass_rules */
-	STAT_NOT_ENROLLED, /* passed: verdict 8, a pod */
-	STAT_NODE,	   /* passed: verdict 8, a node program */
-	STAT_CACHE_MISS,   /* connects that had to read the netns' devices */
-	STAT_DOUBT,	   /* netns with more devices or addresses than read */
-	STAT_CGROUPS_FULL, /* cgroup_info_map had no room */
-	STAT_PODS_FULL,	   /* pod_ips had no room */
+	STAT_OUTBOUND,	     /* redirected: pod to ztunnel's outbound port */
+	STAT_DNS,	     /* redirected: pod to ztunnel's DNS port */
+	STAT_INBOUND,	     /* redirected: node program to the inbound port */
+	STAT_REFUSED,	     /* no ztunnel address for the family */
+	STAT_NO_ZTUNNEL,     /* passed: verdict 1 */
+	STAT_ZTUNNEL,	     /* passed: verdict 2 */
+	STAT_LOCAL,	     /* passed: verdict 3, not a remote address */
+	STAT_BYPASSED,	     /* passed: verdict 3, bypass_rules */
+	STAT_NOT_ENROLLED,   /* passed: verdict 8, a pod */
+	STAT_NODE,	     /* passed: verdict 8, a node program */
+	STAT_CACHE_MISS,     /* connects that had to read the netns' devices */
+	STAT_DOUBT,	     /* netns with more devices or addresses than read */
+	STAT_CGROUPS_FULL,   /* cgroup_info_map had no room */
+	STAT_PODS_FULL,	     /* pod_ips had no room */
 	STAT_HANDOVERS_FULL, /* handovers had no room: proxy gets ENOENT */
 	STAT_HANDED_OVER,    /* original destinations that reached the proxy */
 	STAT_NO_HANDOVER,    /* proxy accepted what onramp did not redirect */

@@ -35,8 +35,7 @@ static __always_inline bool pod_take(const union addr *ip, __u64 netns, struct n
 		}
 		if (pod && netns_is_alive((struct net *)pod->net, pod->netns))
 			return false;
-		err = bpf_map_update_elem(&pod_ips, ip, &fresh,
-					  pod ? BPF_ANY : BPF_NOEXIST);
+		err = bpf_map_update_elem(&pod_ips, ip, &fresh, pod ? BPF_ANY : BPF_NOEXIST);
 		if (!err)
 			return true;
 		if (err != -EEXIST)
@@ -116,7 +115,8 @@ static __noinline void cgroup_remember(struct cgroup *cgroup, struct net *net,
 				       struct cgroup_info *entry)
 {
 	const struct settings *cfg = current_settings();
-	bool node = netns_is_node(cfg, &entry->now);
+	/* The machine's own netns is no pod either, where a container is the node. */
+	bool node = netns_is_node(cfg, &entry->now) || entry->now.flags & NETNS_INITIAL;
 	__u64 id = BPF_CORE_READ(cgroup, kn, id);
 	struct cgroup_info *old;
 	long err;

@@ -40,8 +40,7 @@ static __always_inline void hand_over(struct bpf_sock_ops *ctx, struct bpf_sock 
 		return;
 	}
 	dialled->handover = key;
-	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags |
-					       BPF_SOCK_OPS_STATE_CB_FLAG);
+	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
 }
 
 static __always_inline void take_over(struct bpf_sock_ops *ctx, struct bpf_sock *sk)

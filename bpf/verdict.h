@@ -9,7 +9,7 @@
 #include "enrolment.h"
 #include "pods.h"
 
-#define ALLOW 1 /* let the next program decide */
+#define ALLOW 1	 /* let the next program decide */
 #define REFUSE 0 /* connect() fails with EPERM */
 #define DNS_PORT 53
 
@@ -35,8 +35,7 @@ static __always_inline bool socket_netns(struct bpf_sock_addr *ctx, const union 
 
 			if (addr_equal(ip, &now->ip[family]))
 				return true;
-			if (now->flags & (NETNS_MORE_V4 << family) ||
-			    addr_is_link_local_v6(ip))
+			if (now->flags & (NETNS_MORE_V4 << family) || addr_is_link_local_v6(ip))
 				return netns_has(net, ip);
 			return false;
 		}
@@ -53,8 +52,7 @@ static __always_inline bool socket_netns(struct bpf_sock_addr *ctx, const union 
 }
 
 /* By its cgroup where that is known, else as the pod with ztunnel's address. */
-static __always_inline bool is_ztunnel(const struct settings *cfg,
-				       const struct netns_info *info)
+static __always_inline bool is_ztunnel(const struct settings *cfg, const struct netns_info *info)
 {
 	if (cfg->ztunnel_cgroup) {
 		for (int level = 0; level < MAX_CGROUP_LEVELS; level++) {
@@ -82,8 +80,7 @@ static __always_inline bool is_ztunnel(const struct settings *cfg,
 }
 
 /* Whether ip is a pod of this node that is enrolled. Reads it into info. */
-static __always_inline bool is_local_enrolled_pod(const union addr *ip,
-						  struct netns_info *info)
+static __always_inline bool is_local_enrolled_pod(const union addr *ip, struct netns_info *info)
 {
 	struct pod *pod = bpf_map_lookup_elem(&pod_ips, ip);
 
@@ -94,8 +91,7 @@ static __always_inline bool is_local_enrolled_pod(const union addr *ip,
  * Decides on a TCP connect() to `to`. Returns ALLOW or REFUSE, counts it, and
  * fills via when the connection is to go there instead.
  */
-static __always_inline int connect_verdict(struct bpf_sock_addr *ctx,
-					   const struct endpoint *to,
+static __always_inline int connect_verdict(struct bpf_sock_addr *ctx, const struct endpoint *to,
 					   struct endpoint *via)
 {
 	const struct settings *cfg = current_settings();
@@ -170,11 +166,10 @@ static __always_inline int redirect(struct bpf_sock_addr *ctx, struct dialled *f
 		bpf_sk_storage_delete(&dialled_sockets, ctx->sk);
 		return verdict;
 	}
-	dialled = bpf_sk_storage_get(&dialled_sockets, ctx->sk, fresh,
-				     BPF_SK_STORAGE_GET_F_CREATE);
+	dialled = bpf_sk_storage_get(&dialled_sockets, ctx->sk, fresh, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!dialled)
 		return REFUSE; /* no memory: the proxy could not know the way */
-	*dialled = *fresh; /* what was there from before is not replaced */
+	*dialled = *fresh;     /* what was there from before is not replaced */
 	return verdict;
 }
 

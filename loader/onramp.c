@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * Loads, configures and unloads the BPF object, and exits. Nothing is changed
- * before all arguments are understood; any failure leaves by errx(), and on the
- * way out undo() puts back what was changed, latest first.
+ * Loads, configures and unloads the BPF object. Nothing is changed before all
+ * arguments are understood; a failure leaves by errx(), and undo() tidies up.
  */
 #include "onramp.h"
 #include "onramp.skel.h"
@@ -12,20 +11,20 @@
 #include <err.h>
 #include <fcntl.h>
 #include <ftw.h>
-#include <libgen.h>
 #include <linux/magic.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
 #define need(condition, ...) ((condition) ? (void)0 : errx(1, __VA_ARGS__))
 #define WHY strerror(errno)
-
-/* Something to change, and what was there before: a rule, or a program's pin. */
+/* Something to change, and what was there before: an entry of a map, or a program's pin. */
 static struct change {
-	const char *text, *pin;
-	struct prefix prefix;
-	__u32 rule, before;		  /* 0: none */
-	int rules, old_link, old_program; /* file descriptors; -1: none */
+	const char *text, *map;
+	struct prefix key;	     /* of a rule; all zero for settings */
+	__u32 value[16], before[16]; /* an enum rule, or all of struct settings */
+	bool remove, existed;
+	const char *pin;
+	int fd, old_link, old_program; /* -1: none */
 } * changes;
 static int wanted, done;					/* how many; rules come first */
 static const char *arg[128] = { ['p'] = "/sys/fs/bpf/onramp" }; /* by option letter */
@@ -35,8 +34,7 @@ static char *pin(const char *folder, const char *name)
 {
 	char *path;
 
-	need(asprintf(&path, "%s/%s%s", arg['p'], folder, name) > 0, "out of memory");
-	return path;
+	return asprintf(&path, "%s/%s%s", arg['p'], folder, name) > 0 ? path : NULL;
 }
 
 static struct prefix parse(const char *text)
@@ -46,15 +44,20 @@ static struct prefix parse(const char *text)
 	int length, end = 0, fields = sscanf(text, "%63[^/]/%d%n", copy, &length, &end);
 	int bits = inet_pton(AF_INET, copy, &ip.word[3]) == 1 ? 32 : 128;
 
-	need(bits == 32 || inet_pton(AF_INET6, copy, &ip) == 1,
-	     "%s: not an address: write it like 10.1.0.0/16 or fd00::/8", text);
+	need(bits == 32 || inet_pton(AF_INET6, copy, &ip) == 1, "%s: give an IP address", text);
 	if (fields == 1 && !text[end = strlen(copy)])
 		length = bits;
-	need(!text[end] && length >= 0 && length <= bits,
-	     "%s: bad prefix length: write 0 to %d after the slash", text, bits);
+	need(!text[end] && length >= 0 && length <= bits, "%s: give 0 to %d bits", text, bits);
 	for (int bit = 128 - bits + length; bit < 128; bit++)
 		ip.byte[bit / 8] &= ~(0x80 >> bit % 8);
 	return (struct prefix){ 128 - bits + length, ip };
+}
+
+static void add_rule(const char *cidr, __u32 rule) /* 0: remove it */
+{
+	const char *map = rule == RULE_BYPASS ? "bypass_rules" : "mesh_rules";
+
+	changes[wanted++] = (struct change){ cidr, map, parse(cidr), { rule }, .remove = !rule };
 }
 
 /* The inode number, which is what the kernel calls cgroups and netns by; 0 for no name. */
@@ -62,10 +65,10 @@ static __u64 inode(const char *name, __u32 magic, const char *kind)
 {
 	struct statfs fs;
 	struct stat st = {};
-	bool ok = !name || (!stat(name, &st) && !statfs(name, &fs) && fs.f_type == magic);
+	bool dir = magic != NSFS_MAGIC;
+	bool there = name && !stat(name, &st) && !statfs(name, &fs) && fs.f_type == magic;
 
-	need(ok && (!name || magic == NSFS_MAGIC || S_ISDIR(st.st_mode)),
-	     "%s: no such %s: give one that exists", name, kind);
+	need(!name || (there && S_ISDIR(st.st_mode) == dir), "%s: give a %s", name, kind);
 	return st.st_ino;
 }
 
@@ -85,10 +88,10 @@ static void undo(void)
 	while (done-- > 0) {
 		struct change *change = &changes[done];
 
-		if (!change->pin && change->before)
-			bpf_map_update_elem(change->rules, &change->prefix, &change->before, 0);
-		else if (!change->pin)
-			bpf_map_delete_elem(change->rules, &change->prefix);
+		if (change->existed)
+			bpf_map_update_elem(change->fd, &change->key, &change->before, 0);
+		else if (change->map)
+			bpf_map_delete_elem(change->fd, &change->key);
 		else if (change->old_program >= 0)
 			bpf_link_update(change->old_link, change->old_program, NULL);
 		else if (!unlink(change->pin) && change->old_link >= 0)
@@ -96,35 +99,34 @@ static void undo(void)
 	}
 }
 
-static void write_rules(void)
+static void write_maps(void)
 {
-	for (; done < wanted; done++) {
-		struct change *change = &changes[done];
-		struct prefix *want = &change->prefix, key, *at = NULL;
-		const char *map = change->rule == RULE_BYPASS ? "bypass_rules" : "mesh_rules";
-		int fd = change->rules = bpf_obj_get(pin("maps/", map));
+	while (done < wanted) {
+		struct change *change = &changes[done++];
+		int fd = change->fd = bpf_obj_get(pin("maps/", change->map));
+		struct prefix key = {}, *at = NULL;
 
 		/* A look-up would be content with a wider prefix: seek this very one. */
 		for (; !bpf_map_get_next_key(fd, at, &key); at = &key)
-			if (!memcmp(&key, want, sizeof(key)))
-				bpf_map_lookup_elem(fd, &key, &change->before);
-		need(!(change->rule ? bpf_map_update_elem(fd, want, &change->rule, 0) :
-				      bpf_map_delete_elem(fd, want)),
-		     "%s: cannot change the rule: %s: see %s", change->text, WHY, pin("", "rules"));
+			if (!memcmp(&key, &change->key, sizeof(key)))
+				change->existed = !bpf_map_lookup_elem(fd, &key, &change->before);
+		need(!(change->remove ? bpf_map_delete_elem(fd, &change->key) :
+					bpf_map_update_elem(fd, &change->key, &change->value, 0)),
+		     "%s: cannot change %s: %s", change->text, change->map, WHY);
 	}
 }
 
 /* Attaches a program, or puts it in the place of the one that is attached. */
 static void attach(struct bpf_program *program)
 {
-	bool narrow = program == skel->progs.getsockopt && arg['t']; /* all below it pay */
-	const char *name = bpf_program__name(program), *cgroup = arg[narrow ? 't' : 'c'];
+	const char *name = bpf_program__name(program), *new = pin("links/", "new");
+	const char *cgroup = arg[program == skel->progs.getsockopt && arg['t'] ? 't' : 'c'];
 	bool tracing = bpf_program__type(program) == BPF_PROG_TYPE_TRACING;
 	bool pods = program == skel->progs.pods, rules = program == skel->progs.rules;
 	struct bpf_map *map = pods ? skel->maps.pod_ips : rules ? skel->maps.stats : NULL;
 	union bpf_iter_link_info iter = { .map.map_fd = map ? bpf_map__fd(map) : 0 };
 	LIBBPF_OPTS(bpf_iter_attach_opts, opts, .link_info = &iter, .link_info_len = sizeof(iter));
-	struct change *change = &changes[done];
+	struct change *change = &changes[done++];
 	struct bpf_link_info info = {};
 	struct bpf_link *link;
 	int err;
@@ -137,86 +139,75 @@ static void attach(struct bpf_program *program)
 		change->old_program = bpf_prog_get_fd_by_id(info.prog_id);
 		err = bpf_link_update(change->old_link, bpf_program__fd(program), NULL);
 	} else {
-		unlink(pin("links/", "new")); /* of a loader that was killed */
+		unlink(new); /* of a loader that was killed */
 		link = map     ? bpf_program__attach_iter(program, &opts) :
 		       tracing ? bpf_program__attach(program) :
 				 bpf_program__attach_cgroup(program, open(cgroup, O_RDONLY));
-		err = !link || bpf_link__pin(link, pin("links/", "new")) ||
-		      rename(pin("links/", "new"), change->pin);
+		err = !link || bpf_link__pin(link, new) || rename(new, change->pin);
 	}
 	need(!err, "%s: cannot attach to %s: %s: see bpftool cgroup tree", name, cgroup, WHY);
-	done++;
 }
 
 static void load(bool loaded)
 {
 	const char *const usual[] = { "/sys/fs/cgroup", "/sys/fs/cgroup/unified" };
-	struct settings settings = { {}, 0, 0, 0, 0, 15001, 15006, 15053, 0 };
+	struct settings settings = { {},    0,	   0,	  0, arg['H'] ? NO_HOST_CAPTURE : 0,
+				     15001, 15006, 15053, 0 };
 	struct bpf_program *program;
-	struct prefix ztunnel;
+	struct prefix z;
 	struct bpf_map *map;
-	__u32 key = 0;
 
 	need(!arg['d'], "-d: no DNS capture yet: leave it out");
 	need(arg['z'] || (arg['z'] = getenv("ZTUNNEL_IP")), "no ztunnel: give -z or ZTUNNEL_IP");
-	ztunnel = parse(arg['z']);
-	settings.ztunnel[V4] = ztunnel.ip;
-	need(ztunnel.length == 128 && !ztunnel.ip.half[0] && ztunnel.ip.byte[12] % 127,
-	     "%s: give ztunnel's IPv4 pod address", arg['z']);
+	z = parse(arg['z']);
+	settings.ztunnel[V4] = z.ip;
+	need(z.length == 128 && !z.ip.half[0] && z.ip.byte[12] % 127, "%s: no pod IPv4", arg['z']);
 	if (!arg['c']) /* a hybrid node has v1 at the usual place, and cgroup2 below */
 		arg['c'] = access(usual[1], F_OK) ? usual[0] : usual[1];
 	settings.root_cgroup = inode(arg['c'], CGROUP2_SUPER_MAGIC, "cgroup2 directory");
 	settings.ztunnel_cgroup = inode(arg['t'], CGROUP2_SUPER_MAGIC, "cgroup2 directory");
 	settings.node_netns = inode(arg['n'], NSFS_MAGIC, "netns like /proc/PID/ns/net");
-	settings.flags = arg['H'] ? NO_HOST_CAPTURE : 0;
-	inode(dirname(strdup(arg['p'])), BPF_FS_MAGIC, "-p in a bpffs (mount -t bpf)");
-	inode("/sys/kernel/btf", SYSFS_MAGIC, "kernel with BTF");
+	changes[wanted] = (struct change){ .text = "-z", .map = "settings" };
+	memcpy(changes[wanted++].value, &settings, sizeof(settings));
+	inode("/sys/kernel/btf", SYSFS_MAGIC, "BTF of the kernel");
+	rmdir(arg['p']); /* an empty one is as good as none */
 	need(loaded || !mkdir(arg['p'], 0700), "%s: %s: give another -p", arg['p'], WHY);
-
-	skel = onramp__open();
 	atexit(loaded ? undo : unload);
+	inode(arg['p'], BPF_FS_MAGIC, "path in a bpffs (mount -t bpf)");
 	bpf_object__for_each_map (map, skel->obj)
 		if (!strchr(bpf_map__name(map), '.')) /* constants stay with the programs */
 			bpf_map__set_pin_path(map, pin("maps/", bpf_map__name(map)));
-	need(!bpf_object__load(skel->obj),
-	     "cannot load: %s: give CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN; see -v", WHY);
-	write_rules();
+	need(!bpf_object__load(skel->obj), "load: %s: give CAP_BPF, _PERFMON, _NET_ADMIN", WHY);
+	write_maps();
 	bpf_object__for_each_program(program, skel->obj) /* connect last: see the Makefile */
 		attach(program);
-	need(!read(open(pin("links/", "iter_task"), O_RDONLY), &key, 1), "iter_task: %s", WHY);
-	need(!bpf_map_update_elem(bpf_map__fd(skel->maps.settings), &key, &settings, 0),
-	     "settings: cannot write: %s", WHY);
+	need(!read(open(pin("links/", "iter_task"), O_RDONLY), &z, 1), "iter_task: %s", WHY);
 }
 
 int main(int argc, char **argv)
 {
 	enum { FORGET, ENROLL, EXCLUDE, LOAD, UNLOAD, NONE } command = 0; /* as enum rule */
-	const char *commands[] = { "forget", "enroll", "exclude", "load", "unload", "" };
+	const char *commands[] = { "forget", "enroll", "exclude", "load", "unload" };
 	const char rules[] = "-exb", *rule; /* by enum rule */
 	int option, loaded;
 
-	while (command < NONE && (argc < 2 || strcmp(argv[1], commands[command])))
-		command++;
+	while (command < NONE && (argc < 2 || strcmp(argv[1], commands[command]))) command++;
 	if (command == NONE && argc > 1 && strstr(argv[1], "help"))
 		return fputs(usage, stdout) < 0;
 	need(command<NONE, "%s: no such command: see onramp help", argc> 1 ? argv[1] : "-");
 	changes = calloc(argc + 32, sizeof(*changes));
 	for (argv++, argc--; (option = getopt_long(argc, argv, short_options, options, 0)) > 0;) {
 		need(!strchr("?:", option) && (command == LOAD || strchr("pv", option)),
-		     "%s: not for %s, or lacks a value: see onramp help", argv[optind - 1],
-		     commands[command]);
+		     "%s: not like this: see onramp help", argv[optind - 1 - !!optarg]);
 		arg[option] = optarg ? optarg : "";
 		if ((rule = strchr(rules, option)))
-			changes[wanted++] = (struct change){ optarg, .rule = rule - rules };
+			add_rule(optarg, rule - rules);
 	}
-	need(command < LOAD ? optind < argc : optind == argc, "%s: needs %s: see onramp help",
-	     commands[command], command < LOAD ? "CIDRs" : "no CIDRs");
-	while (optind < argc)
-		changes[wanted++] = (struct change){ argv[optind++], .rule = command };
-	for (int i = 0; i < wanted; i++)
-		changes[i].prefix = parse(changes[i].text);
+	need((command < LOAD) == (optind < argc), "%s: see onramp help", commands[command]);
+	while (optind < argc) add_rule(argv[optind++], command);
 	if (!arg['v'])
 		libbpf_set_print(NULL);
+	skel = onramp__open();
 	loaded = !access(pin("maps/", "settings"), F_OK);
 	need(command == LOAD || loaded, "%s: no onramp here: load it, or give -p", arg['p']);
 	if (command == LOAD)
@@ -224,6 +215,6 @@ int main(int argc, char **argv)
 	else if (command == UNLOAD)
 		unload();
 	else if (!atexit(undo))
-		write_rules();
+		write_maps();
 	_exit(0); /* without undoing */
 }

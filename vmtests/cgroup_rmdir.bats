@@ -1,0 +1,97 @@
+#!/usr/bin/env bats
+# SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+# cgroup_rmdir: the maps hold exactly the live cgroups and pods.
+
+load helpers.bash
+
+CHURN=${ONRAMP_TEST_CHURN:-2000}
+
+setup_file() {
+	node_up rmdir
+	reload -z 10.77.0.9 -e 10.77.1.0/24
+}
+
+teardown_file() {
+	node_down
+}
+
+@test "a removed cgroup is forgotten, and with a pod's last one the pod" {
+	pod_up two 10.77.1.2
+	mkdir "$CG/two/app" "$CG/two/side"
+	run_in two/app two true
+	run_in two/side two true
+	run cat "$PIN/pods"
+	has " 2  10.77.1.2"
+	was=$(entries cgroup_info_map)
+	rmdir "$CG/two/app"
+	is "$(entries cgroup_info_map)" $((was - 1))
+	run cat "$PIN/pods"
+	has " 1  10.77.1.2"
+	rmdir "$CG/two/side"
+	is "$(entries cgroup_info_map)" $((was - 2))
+	is "$(entries pod_ips)" 0
+	pod_down two
+}
+
+@test "a cgroup of a v1 hierarchy with the same number is none of ours" {
+	v1=$(awk '$3 == "cgroup" { print $2; exit }' /proc/mounts)
+	[ -n "$v1" ] || skip "no v1 hierarchy on this machine"
+	pod_up ours 10.77.1.2
+	id=$(cgroup_id ours)
+	pod ours true
+	# Numbers are given out in order: make cgroups until ours is passed.
+	dir=$v1/$RUN
+	mkdir "$dir"
+	for _ in {1..3000}; do
+		mkdir "$dir/x"
+		at=$(stat -c %i "$dir/x")
+		rmdir "$dir/x"
+		[ $((at & 0xffffffff)) -lt $((id & 0xffffffff)) ] || break
+	done
+	rmdir "$dir"
+	run cat "$PIN/pods"
+	has 10.77.1.2
+	pod_down ours
+	is "$(entries pod_ips)" 0
+}
+
+@test "a pod whose netns is gone but whose cgroup stays is not in pods" {
+	pod_up gone 10.77.1.2
+	pod gone true
+	run cat "$PIN/pods"
+	has 10.77.1.2
+	ip netns del "$RUN-gone"
+	retry 100 sh -c "! grep -q 10.77.1.2 '$PIN/pods'"
+	# Its address may be another's by now.
+	pod_up heir 10.77.1.2
+	pod heir true
+	run cat "$PIN/pods"
+	has 10.77.1.2
+	pod_down heir
+	rmdir "$CG/gone"
+	is "$(entries pod_ips)" 0
+}
+
+@test "$CHURN pods made and removed leave cgroup_info_map and pod_ips empty" {
+	mkdir "$CG/churn"
+	seen=0
+	for ((i = 0; i < CHURN; i++)); do
+		[ $((i % 250)) -ne 0 ] || echo "# $i of $CHURN pods" >&3
+		mkdir "$CG/churn/$i"
+		sh -c 'echo 0 >"$0/cgroup.procs" && exec unshare --net sh -c "
+			ip link add eth0 type veth && ip addr add $1/16 dev eth0 &&
+			ip addr add fd00::$2/64 dev eth0 && exec cat \"\$0\"" "$3"' \
+			"$CG/churn/$i" "10.77.$((i / 250 + 10)).$((i % 250 + 1))" "$((i + 1))" \
+			"$PIN/pods" >"$WORK/pods"
+		! grep -q "10.77.$((i / 250 + 10)).$((i % 250 + 1))\$" "$WORK/pods" ||
+			seen=$((seen + 1))
+		rmdir "$CG/churn/$i"
+	done
+	echo "# $seen of $CHURN seen alive" >&3
+	is "$seen" "$CHURN"
+	cgroup_end "$CG/churn"
+	cgroup_end "$CG/node"
+	is "$(entries cgroup_info_map)" 0
+	is "$(entries pod_ips)" 0
+	mkdir "$CG/node"
+}

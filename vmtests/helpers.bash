@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+# shellcheck shell=bash
+# What the suites share: a node with pods of its own. Everything is named after
+# the process that made it ($RUN), lives in cgroups and netns made here, and is
+# taken down by node_down; names that outlive a suite tell which one leaked.
+
+bats_require_minimum_version 1.5.0 2>/dev/null || : # not under bats: the demo
+
+ROOT=$(cd "${BASH_SOURCE[0]%/*}/.." && pwd)
+ONRAMP=$ROOT/build/onramp
+OBJECT=$ROOT/build/onramp.bpf.o
+TCP=$ROOT/build/tcp
+BPFTOOL=$("$ROOT/scripts/find-bpftool")
+export ROOT ONRAMP OBJECT TCP BPFTOOL
+
+NODE_IP=10.77.0.1 # the node's address on the pods' bridge
+ZTUNNEL_POD_IP=10.77.0.9
+export NODE_IP ZTUNNEL_POD_IP
+
+cgroup2_mount() {
+	awk '$3 == "cgroup2" { print $2; exit }' /proc/mounts
+}
+
+# A node: netns with a bridge, a cgroup to attach to, a bpffs to pin in.
+node_up() { # NAME
+	RUN=or$$-$1
+	CG=$(cgroup2_mount)/$RUN
+	WORK=$(mktemp -d "${TMPDIR:-/tmp}/$RUN-XXXX")
+	PIN=$WORK/bpf/onramp
+	export RUN CG WORK PIN
+	mkdir "$CG" "$CG/node" "$WORK/bpf"
+	mount -t bpf bpf "$WORK/bpf"
+	ip netns add "$RUN-node"
+	ip -n "$RUN-node" -batch - <<-END
+		link set lo up
+		link add br0 type bridge
+		link set br0 up
+		addr add $NODE_IP/16 dev br0
+	END
+}
+
+# A light pod: netns, veth to the bridge, address, cgroup.
+pod_up() { # NAME IP [CGROUP]
+	ip netns add "$RUN-$1"
+	ip -n "$RUN-$1" -batch - <<-END
+		link set lo up
+		link add eth0 type veth peer name v$1 netns $RUN-node
+		addr add $2/16 dev eth0
+		link set eth0 up
+		route add default via $NODE_IP
+	END
+	ip -n "$RUN-node" link set "v$1" master br0 up
+	mkdir -p "$CG/${3:-$1}"
+}
+
+pod_down() { # NAME
+	cgroup_end "$CG/$1"
+	ip netns del "$RUN-$1"
+}
+
+# Ends what runs in the cgroup and below, and removes it.
+cgroup_end() { # DIRECTORY
+	local dir pid
+	[ -d "$1" ] || return 0
+	for _ in {1..100}; do
+		while read -r dir; do
+			while read -r pid; do kill -9 "$pid" 2>/dev/null || :; done \
+				<"$dir/cgroup.procs" 2>/dev/null
+			rmdir "$dir" 2>/dev/null || :
+		done < <(find "$1" -depth -type d)
+		[ -d "$1" ] || return 0
+		sleep 0.05
+	done
+	echo "cgroup $1 is still populated" >&2
+	return 1
+}
+
+# Runs a command in a cgroup and a netns, as its first and only process.
+run_in() { # CGROUP NETNS COMMAND...
+	local cgroup=$1 netns=$2
+	shift 2
+	nsenter --net="/run/netns/$RUN-$netns" -- \
+		sh -c 'echo 0 >"$0/cgroup.procs" && exec "$@"' "$CG/$cgroup" "$@"
+}
+pod() { local name=$1; shift; run_in "$name" "$name" "$@"; } # NAME COMMAND...
+node() { run_in node node "$@"; }                            # COMMAND...
+
+# Starts a server in a pod and waits until it says that it is ready.
+serve() { # POD ADDRESS PORT...
+	local name=$1 out=$WORK/serve-$1-$3
+	shift
+	run_in "$name" "$name" "$TCP" serve "$@" >"$out" 2>&1 3>&- &
+	disown # or bash tells of its end
+	retry 100 grep -q ready "$out"
+}
+
+# The command until it succeeds, N times at most, 50 ms apart.
+retry() { # N COMMAND...
+	local n=$1
+	shift
+	while ! "$@"; do
+		[ $((n -= 1)) -gt 0 ] || { echo "gave up: $*" >&2; return 1; }
+		sleep 0.05
+	done
+}
+
+ztunnel_up() { # [ADDRESS of the listeners]
+	pod_up ztunnel "$ZTUNNEL_POD_IP"
+	serve ztunnel "${1:-0.0.0.0}" 15001 15006 15053
+}
+
+reload() { # OPTION...
+	"$ONRAMP" load -z "$ZTUNNEL_POD_IP" -p "$PIN" -c "$CG" \
+		-n "/run/netns/$RUN-node" "$@"
+}
+
+onramp() { # COMMAND [CIDR...]
+	"$ONRAMP" "$1" -p "$PIN" "${@:2}"
+}
+
+metric() { # NAME-AND-LABELS
+	awk -v name="onramp_$1" '$1 == name { print $2 }' "$PIN/metrics"
+}
+
+connects() { # VERDICT REASON
+	metric "connects_total{verdict=\"$1\",reason=\"$2\"}"
+}
+
+entries() { # MAP: how many entries it has
+	"$BPFTOOL" -j map dump pinned "$PIN/maps/$1" | jq length
+}
+
+cgroup_id() { # NAME, below the node's
+	stat -c %i "$CG/$1"
+}
+
+# IPv4 a.b.c.d as the 16 bytes that the maps hold, for bpftool.
+bytes_of() { # IP
+	echo 0 0 0 0 0 0 0 0 0 0 255 255 "${1//./ }"
+}
+
+node_down() {
+	local ns mine
+	[ -n "${RUN-}" ] || return 0
+	[ ! -e "$PIN" ] || onramp unload
+	cgroup_end "$CG"
+	ip netns list | awk '{ print $1 }' | while read -r ns; do
+		case $ns in "$RUN"-*) ip netns del "$ns" ;; esac
+	done
+	umount "$WORK/bpf"
+	rm -rf "$WORK"
+	mine=$(ip netns list | grep "^$RUN" || :)
+	[ -z "$mine" ] || { echo "netns leaked: $mine" >&2; return 1; }
+}
+
+# For checks on output: says what was there when it was not what was wanted.
+has() { # TEXT...
+	local text
+	for text; do
+		[[ $output == *"$text"* ]] && continue
+		printf 'wanted: %s\ngot: %s\n' "$text" "$output" >&2
+		return 1
+	done
+}
+
+is() { # ACTUAL WANTED
+	[ "$1" = "$2" ] || { printf 'wanted: %s\ngot: %s\n' "$2" "$1" >&2; return 1; }
+}

@@ -1,0 +1,200 @@
+#!/usr/bin/env bats
+# SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+# The loader: what it refuses and how, upgrades, failures half-way, unload.
+
+load helpers.bash
+
+setup_file() {
+	node_up loader
+	ztunnel_up
+	pod_up client 10.77.1.2
+	mkdir "$CG/sub"
+}
+
+teardown_file() {
+	node_down
+}
+
+# All that a failing command must leave alone.
+state() {
+	"$BPFTOOL" -j prog list | jq -c '[.[] | .id]'
+	"$BPFTOOL" -j map list | jq -c '[.[] | .id]'
+	"$BPFTOOL" -j link list | jq -c '[.[] | [.id, .prog_id]]'
+	"$BPFTOOL" cgroup show "$CG"
+	find "$WORK/bpf" | sort
+	[ ! -e "$PIN/rules" ] || cat "$PIN/rules"
+}
+
+# One line on standard error that names the thing; exit 1; nothing changed.
+refuses() { # NAMED COMMAND...
+	local before named=$1
+	shift
+	sleep 0.2 # the kernel frees what was unloaded a little later
+	before=$(state)
+	run -1 --separate-stderr "$@"
+	is "$output" ""
+	[ "${#stderr_lines[@]}" = 1 ] || { echo "lines: $stderr" >&2; return 1; }
+	[[ $stderr == "onramp: "*"$named"* ]] || { echo "got: $stderr" >&2; return 1; }
+	[ ${#stderr} -le 160 ] || { echo "long: $stderr" >&2; return 1; }
+	sleep 0.2
+	is "$(state)" "$before"
+	refused=$((${refused-0} + 1))
+}
+
+refuses_all() {
+	refuses "fly" "$ONRAMP" fly
+	refuses "no such command" "$ONRAMP"
+	refuses "-q" "$ONRAMP" load -q
+	refuses "--zebra" "$ONRAMP" load --zebra 1
+	refuses "-z" "$ONRAMP" load -z
+	refuses "no ztunnel" reload_bare
+	refuses "10.0.0.300" reload_bare -z 10.0.0.300
+	refuses "10.77.0.9/24" reload_bare -z 10.77.0.9/24
+	refuses "0.0.0.0" reload_bare -z 0.0.0.0
+	refuses "ztunnel.local" reload_bare -z ztunnel.local
+	refuses "10.1.0.0/33" reload -e 10.1.0.0/33
+	refuses "10.1.0.0/-1" reload -e 10.1.0.0/-1
+	refuses "10.1.0.0/" reload -x 10.1.0.0/
+	refuses "10.1.0.0/8x" reload -b 10.1.0.0/8x
+	refuses "fd00::/129" reload -e fd00::/129
+	refuses "pods" reload -e pods
+	refuses "load" reload extra
+	refuses "/nonexistent" reload -c /nonexistent
+	refuses "/tmp" reload -c /tmp
+	refuses "cgroup.procs" reload -c "$CG/cgroup.procs"
+	refuses "/nonexistent" reload -t /nonexistent
+	refuses "/etc/passwd" reload -n /etc/passwd
+	refuses "/tmp/pins" reload -p /tmp/pins
+	refuses "/nonexistent/dir" reload -p /nonexistent/dir
+	refuses "enroll" onramp enroll
+	refuses "10.1.0.0/33" onramp enroll 10.2.0.0/16 10.1.0.0/33
+	refuses "-e" onramp enroll -e 10.0.0.0/8
+	refuses "$WORK/bpf/none" "$ONRAMP" unload -p "$WORK/bpf/none"
+	refuses "$WORK/bpf/none" "$ONRAMP" enroll -p "$WORK/bpf/none" 10.0.0.0/8
+	refuses "unload" onramp unload everything
+}
+
+reload_bare() {
+	env -u ZTUNNEL_IP "$ONRAMP" load -p "$PIN" -c "$CG" "$@"
+}
+
+@test "30 kinds of bad input on a clean node: one line, exit 1, nothing changed" {
+	refused=0
+	refuses_all
+	is "$refused" 30
+	is "$("$BPFTOOL" cgroup show "$CG")" ""
+}
+
+@test "the same on a loaded node" {
+	reload -e 10.77.1.0/24
+	refused=0
+	refuses_all
+	refuses "10.9.9.9" onramp forget 10.77.1.0/24 10.9.9.9
+	run -0 pod client "$TCP" dial 10.9.9.9 80
+	has "orig4=10.9.9.9:80 "
+	onramp unload
+}
+
+@test "the pin directory of another program is left alone" {
+	mkdir "$WORK/bpf/other"
+	"$BPFTOOL" map create "$WORK/bpf/other/mine" type array key 4 value 4 entries 1 name mine
+	refuses "$WORK/bpf/other" reload -p "$WORK/bpf/other"
+	refuses "$WORK/bpf/other" "$ONRAMP" unload -p "$WORK/bpf/other"
+	rm -r "$WORK/bpf/other"
+}
+
+@test "no permission: capabilities are named" {
+	refuses "CAP_BPF" setpriv --bounding-set=-all,+dac_override --inh-caps=-all \
+		"$ONRAMP" load -z "$ZTUNNEL_POD_IP" -p "$PIN" -c "$CG"
+}
+
+@test "no BTF: said so" {
+	refuses "BTF" unshare --mount sh -c 'mount -t tmpfs none /sys/kernel/btf 2>/dev/null ||
+		mount -t tmpfs none /sys/kernel; exec "$@"' sh \
+		"$ONRAMP" load -z "$ZTUNNEL_POD_IP" -p "$PIN" -c "$CG"
+}
+
+@test "another program exclusively on the cgroup: said so, nothing left" {
+	"$BPFTOOL" prog loadall "$OBJECT" "$WORK/bpf/foreign"
+	"$BPFTOOL" cgroup attach "$CG/sub" cgroup_inet4_connect pinned "$WORK/bpf/foreign/connect4"
+	refuses "connect4" "$ONRAMP" load -z "$ZTUNNEL_POD_IP" -p "$PIN" -c "$CG/sub"
+	"$BPFTOOL" cgroup detach "$CG/sub" cgroup_inet4_connect pinned "$WORK/bpf/foreign/connect4"
+	rm -r "$WORK/bpf/foreign"
+}
+
+@test "ZTUNNEL_IP stands for -z; -z goes first" {
+	ZTUNNEL_IP=$ZTUNNEL_POD_IP "$ONRAMP" load -p "$PIN" -c "$CG" -e 10.77.1.0/24 \
+		-n "/run/netns/$RUN-node"
+	run -0 pod client "$TCP" dial 10.9.9.9 80
+	has "orig4=10.9.9.9:80 "
+	ZTUNNEL_IP=10.1.1.1 reload
+	run -0 pod client "$TCP" dial 10.9.9.9 80
+	has "orig4=10.9.9.9:80 "
+}
+
+@test "load over a running instance: links stay, programs are new, rules stay" {
+	reload -e 10.77.1.0/24
+	links=$("$BPFTOOL" -j link show pinned "$PIN/links/connect4" | jq .id)
+	programs=$("$BPFTOOL" -j link show pinned "$PIN/links/connect4" | jq .prog_id)
+	maps=$("$BPFTOOL" -j map show pinned "$PIN/maps/mesh_rules" | jq .id)
+	reload -x 10.77.3.0/24
+	is "$("$BPFTOOL" -j link show pinned "$PIN/links/connect4" | jq .id)" "$links"
+	run ! is "$("$BPFTOOL" -j link show pinned "$PIN/links/connect4" | jq .prog_id)" "$programs"
+	is "$("$BPFTOOL" -j map show pinned "$PIN/maps/mesh_rules" | jq .id)" "$maps"
+	run -0 cat "$PIN/rules"
+	has "in      10.77.1.0/24" "out     10.77.3.0/24"
+	is "$("$BPFTOOL" cgroup show "$CG" | grep -c connect4)" 1
+}
+
+@test "pins are root's alone" {
+	run find "$PIN" -perm /077
+	is "$output" ""
+}
+
+@test "unload leaves nothing" {
+	onramp unload
+	[ ! -e "$PIN" ]
+	is "$("$BPFTOOL" cgroup show "$CG")" ""
+	retry 40 sh -c "! '$BPFTOOL' -j prog list | grep -q '\"name\":\"sched_process_exec\"'"
+	run -1 timeout 5 ip netns exec "$RUN-client" "$TCP" dial "$NODE_IP" 9
+	is "$output" ECONNREFUSED
+}
+
+@test "every long option is its short one" {
+	"$ONRAMP" load --ztunnel "$ZTUNNEL_POD_IP" --pin-dir "$PIN" --cgroup "$CG" \
+		--node-netns "/run/netns/$RUN-node" --ztunnel-cgroup "$CG/ztunnel" \
+		--enroll 10.77.1.0/24 --exclude 10.77.3.0/24 --bypass 10.88.0.0/16 --no-host-capture
+	run -0 cat "$PIN/rules"
+	has "in      10.77.1.0/24" "out     10.77.3.0/24" "bypass  10.88.0.0/16"
+	has "$("$BPFTOOL" -j map dump pinned "$PIN/maps/mesh_rules" | jq -r empty)"
+	is "$("$BPFTOOL" cgroup show "$CG/ztunnel" | grep -c getsockopt)" 1
+	"$BPFTOOL" cgroup show "$CG" | run ! grep getsockopt
+	run -0 pod client "$TCP" dial 10.9.9.9 80
+	has "orig4=10.9.9.9:80 "
+	onramp unload
+}
+
+@test "alone in an empty root with only /sys, the static loader does its work" {
+	mkdir -p "$WORK/root/sys"
+	cp "$ONRAMP" "$WORK/root/onramp"
+	empty() {
+		unshare --mount sh -c 'mount --rbind /sys "$0/sys" &&
+			mount --rbind "$1" "$0/sys/fs/bpf" && shift && exec chroot "$@"' \
+			"$WORK/root" "$WORK/bpf" "$WORK/root" /onramp "$@"
+	}
+	inside=/sys/fs/cgroup/${CG#/sys/fs/cgroup/}
+	empty load -z "$ZTUNNEL_POD_IP" -c "$inside" -e 10.77.1.0/24
+	run -0 pod client "$TCP" dial 10.9.9.9 80
+	has "orig4=10.9.9.9:80 "
+	empty exclude 10.77.1.2
+	run -0 cat "$PIN/rules"
+	has "out     10.77.1.2/32"
+	empty unload
+	[ ! -e "$PIN" ]
+}
+
+@test "help prints the usage" {
+	run -0 "$ONRAMP" --help
+	is "$output" "$(cat "$ROOT/loader/usage.txt")"
+	is "$(awk 'length > 80' "$ROOT/loader/usage.txt")" ""
+}

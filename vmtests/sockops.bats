@@ -1,0 +1,98 @@
+#!/usr/bin/env bats
+# SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+# sockops: original destinations are handed over once, and left behind never.
+
+load helpers.bash
+
+setup_file() {
+	node_up sockops
+	ztunnel_up
+	pod_up client 10.77.1.2
+	pod_up server 10.77.2.2
+	serve server 0.0.0.0 80
+	reload -e 10.77.1.0/24
+}
+
+teardown_file() {
+	node_down
+}
+
+teardown() {
+	ip netns exec "$RUN-ztunnel" iptables -F 2>/dev/null || :
+	onramp forget 10.77.1.2 2>/dev/null || :
+}
+
+@test "every redirected connection hands over its own destination" {
+	before=$(metric 'handovers_total{result="handed_over"}')
+	pod client "$TCP" dial 10.77.2.2 80 50 >"$WORK/a" &
+	pod client "$TCP" dial 10.77.2.2 81 50 >"$WORK/b" &
+	wait $!
+	wait
+	is "$(grep -c 'orig4=10.77.2.2:80 ' "$WORK/a")" 50
+	is "$(grep -c 'orig4=10.77.2.2:81 ' "$WORK/b")" 50
+	is "$(metric 'handovers_total{result="handed_over"}')" $((before + 100))
+	is "$(entries handovers)" 0
+}
+
+@test "a handshake that nobody answers is taken back when its socket closes" {
+	ip netns exec "$RUN-ztunnel" iptables -A INPUT -p tcp --dport 15001 -j DROP
+	pod client sh -c "'$TCP' dial 10.77.2.2 80 & sleep 0.3; kill \$!" >/dev/null
+	retry 40 sh -c "[ \"\$('$BPFTOOL' -j map dump pinned '$PIN/maps/handovers')\" = '[]' ]"
+	# It was there while it lasted.
+	pod client "$TCP" dial 10.77.2.2 80 >/dev/null 3>&- &
+	retry 40 sh -c "[ \"\$('$BPFTOOL' -j map dump pinned '$PIN/maps/handovers')\" != '[]' ]"
+	cgroup_end "$CG/client"
+	mkdir "$CG/client"
+	retry 40 sh -c "[ \"\$('$BPFTOOL' -j map dump pinned '$PIN/maps/handovers')\" = '[]' ]"
+}
+
+@test "a refused handshake is taken back" {
+	ip netns exec "$RUN-ztunnel" iptables -A INPUT -p tcp --dport 15001 \
+		-j REJECT --reject-with tcp-reset
+	run -1 pod client "$TCP" dial 10.77.2.2 80
+	is "$output" ECONNREFUSED
+	is "$(entries handovers)" 0
+}
+
+# A connection to ztunnel's port that onramp did not redirect, from a local port
+# that a redirected one had before: it has no original destination.
+no_stale() { # PORT
+	onramp exclude 10.77.1.2
+	run -0 pod client "$TCP" from "$1" "$ZTUNNEL_POD_IP" 15001
+	has "orig4=ENOENT " "orig6=EOPNOTSUPP" "dialled=$ZTUNNEL_POD_IP:15001 "
+}
+
+@test "a 4-tuple used again after a redirected connection closed is not redirected" {
+	run -0 pod client "$TCP" from 40001 10.77.2.2 80
+	has "orig4=10.77.2.2:80 "
+	no_stale 40001
+}
+
+@test "a 4-tuple used again after a redirected connection failed is not redirected" {
+	ip netns exec "$RUN-ztunnel" iptables -A INPUT -p tcp --dport 15001 \
+		-j REJECT --reject-with tcp-reset
+	run -1 pod client "$TCP" from 40002 10.77.2.2 80
+	ip netns exec "$RUN-ztunnel" iptables -F
+	no_stale 40002
+}
+
+@test "a 4-tuple used again after a redirected connection was never accepted is not redirected" {
+	ip netns exec "$RUN-ztunnel" iptables -A INPUT -p tcp --dport 15001 -j DROP
+	pod client "$TCP" abandon 10.77.2.2 80 40003
+	ip netns exec "$RUN-ztunnel" iptables -F
+	no_stale 40003
+}
+
+@test "one socket, dialled again: the second destination counts, redirected or not" {
+	run -0 pod client "$TCP" again 10.77.2.2 80 10.77.2.2 81
+	has "connected" "orig4=10.77.2.2:81 " "dialled=10.77.2.2:81 "
+	run -0 pod client "$TCP" again 10.77.2.2 80 "$ZTUNNEL_POD_IP" 15006
+	has "orig4=$ZTUNNEL_POD_IP:15006 "
+	"$BPFTOOL" map update pinned "$PIN/maps/bypass_rules" \
+		key 128 0 0 0 $(bytes_of "$ZTUNNEL_POD_IP") value 3 0 0 0
+	run -0 pod client "$TCP" again 10.77.2.2 80 "$ZTUNNEL_POD_IP" 15001
+	"$BPFTOOL" map delete pinned "$PIN/maps/bypass_rules" \
+		key 128 0 0 0 $(bytes_of "$ZTUNNEL_POD_IP")
+	has "connected" "orig4=ENOENT " "dialled=$ZTUNNEL_POD_IP:15001 "
+	is "$(entries handovers)" 0
+}
