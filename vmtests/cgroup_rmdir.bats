@@ -60,7 +60,7 @@ teardown_file() {
 	pod gone true
 	run cat "$PIN/pods"
 	has 10.77.1.2
-	ip netns del "$RUN-gone"
+	ip netns del "$RUN-gone" # its device goes with it
 	retry 100 sh -c "! grep -q 10.77.1.2 '$PIN/pods'"
 	# Its address may be another's by now.
 	pod_up heir 10.77.1.2

@@ -55,6 +55,7 @@ pod_up() { # NAME IP [CGROUP]
 
 pod_down() { # NAME
 	cgroup_end "$CG/$1"
+	ip -n "$RUN-node" link del "v$1" # the netns would take it along, but later
 	ip netns del "$RUN-$1"
 }
 

@@ -22,7 +22,7 @@ teardown_file() {
 cached() { # NAME: the cgroup's entry in cgroup_info_map
 	local id hex
 	id=$(cgroup_id "$1")
-	hex=$(printf '%016x' "$id" | fold -w 2 | tac | tr '\n' ' ')
+	hex=$({ printf '%016x' "$id" | fold -w 2; echo; } | tac | tr '\n' ' ')
 	# shellcheck disable=SC2086 # bytes
 	"$BPFTOOL" -j map lookup pinned "$PIN/maps/cgroup_info_map" key hex $hex
 }
