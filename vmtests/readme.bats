@@ -46,7 +46,7 @@ teardown_file() {
 }
 
 @test "the make targets that the README names are there" {
-	for target in $(grep -o 'make [a-z]*' "$ROOT/README.md" | awk '{ print $2 }' | sort -u); do
+	while read -r target; do
 		grep -q "^$target:" "$ROOT/Makefile"
-	done
+	done < <(sed -n 's/^# make \([a-z]*\)$/\1/p' "$ROOT/README.md")
 }
