@@ -27,7 +27,7 @@ HOOKS := $(patsubst bpf/%.bpf.c,$(B)/bpf/%.o,$(wildcard bpf/*.bpf.c))
 HOOKS := $(filter-out %/connect4.o %/connect6.o,$(HOOKS)) \
 	$(filter %/connect4.o %/connect6.o,$(HOOKS))
 TOOLS := $(patsubst vmtests/%.c,$(B)/%,$(wildcard vmtests/*.c))
-C_FILES := $(wildcard bpf/*.[ch] loader/*.[ch] vmtests/*.[ch])
+C_FILES := $(wildcard bpf/*.[ch] loader/*.[ch] scripts/*.c vmtests/*.c)
 SHELL_FILES := $(shell grep -lE '^.!/bin/(ba)?sh' scripts/* vmtests/* .ci/* 2>/dev/null) \
 	$(wildcard vmtests/*.bash)
 
@@ -66,7 +66,7 @@ $(B)/usage.h: loader/usage.txt scripts/usage-to-c
 $(B)/onramp: $(wildcard loader/*.[ch]) bpf/onramp.h $(B)/onramp.skel.h $(B)/usage.h
 	$(call say,CC,$@)
 	$(Q)$(CC) $(CFLAGS) -static -s loader/*.c -o $@ \
-		$$(scripts/static-libs $(CC) bpf)
+		$$(scripts/static-libs $(CC))
 
 $(B)/%: vmtests/%.c Makefile | setup-build
 	$(call say,CC,$@)
@@ -84,7 +84,7 @@ lint: setup-lint setup-build ## clang-format, cppcheck, shellcheck
 	$(Q)clang-format --dry-run -Werror $(C_FILES)
 	$(Q)cppcheck --quiet --error-exitcode=1 --inline-suppr \
 		--enable=warning,performance,portability --std=c11 \
-		--suppress=missingIncludeSystem --suppress=unknownMacro -Ibpf loader/*.c vmtests/*.c
+		--suppress=missingIncludeSystem --suppress=unknownMacro -Ibpf loader/*.c scripts/*.c vmtests/*.c
 	$(call say,LINT,shell)
 	$(Q)shellcheck $(SHELL_FILES)
 	$(Q)shellcheck -s bats $(wildcard vmtests/*.bats)
