@@ -7,6 +7,7 @@
  */
 #define _GNU_SOURCE
 #include <search.h>
+#include <stddef.h>
 
 struct search_tree {
 	void *root; /* a lock follows */
