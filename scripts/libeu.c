@@ -5,7 +5,6 @@
  * lock around them. The loader has one thread. static-libs adds this file
  * where libelf.a wants it.
  */
-#define _GNU_SOURCE
 #include <search.h>
 #include <stddef.h>
 
