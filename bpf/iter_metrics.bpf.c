@@ -12,7 +12,8 @@ struct sums {
 
 static __always_inline void add_up(struct sums *sums)
 {
-	for (__u32 cpu = 0; cpu < STATS_CPUS; cpu++) {
+	for (int i = 0; i < STATS_CPUS; i++) {
+		__u32 cpu = i; /* 5.10 cannot follow a counter that is in memory */
 		struct stats *stats_of_cpu = bpf_map_lookup_elem(&stats, &cpu);
 
 		if (!stats_of_cpu)

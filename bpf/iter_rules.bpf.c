@@ -4,15 +4,16 @@
  * bypass_rules, in address order.
  *
  * The kernel has no iterator over an LPM trie. So this one is attached to
- * stats, whose STATS_CPUS elements each give it one more turn, and walks the
- * tries itself (kernel/bpf/lpm_trie.c). Between turns it keeps only the last
+ * rules_turns, whose elements each give it one more turn, and walks the tries
+ * itself (kernel/bpf/lpm_trie.c). Between turns it keeps only the last
  * prefix, and finds the next from the root: nodes may come and go meanwhile.
  */
 #include "maps.h"
 #include "addr.h"
 
-#define RULES_PER_TURN 512 /* times STATS_CPUS: as many as both maps hold */
-#define INTERMEDIATE 1	   /* lpm_trie_node.flags: a fork, not an entry */
+#define RULES_PER_TURN 128
+#define TURNS 512      /* times RULES_PER_TURN: as many as both maps hold */
+#define INTERMEDIATE 1 /* lpm_trie_node.flags: a fork, not an entry */
 
 struct place {
 	__u32 map;   /* 0 mesh_rules, 1 bypass_rules, 2 at the end */
@@ -35,6 +36,14 @@ struct {
 	__type(key, __u64);
 	__type(value, struct cursor);
 } rules_readers SEC(".maps");
+
+/* Turn -> nothing. Nobody reads or writes it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, TURNS);
+	__type(key, __u32);
+	__type(value, __u32);
+} rules_turns SEC(".maps");
 
 /* A prefix' bits as numbers, first bit highest. */
 struct bits {
@@ -84,36 +93,45 @@ static __always_inline __u64 root_of(struct lpm_trie *trie)
 	return number;
 }
 
+/* Where the prefix is, seen from a node. */
+enum step { HERE, LEFT, RIGHT, PASSED, AHEAD };
+
+/*
+ * PASSED: the prefix would come after all below the node; AHEAD: before it.
+ * Global, as trie_next(): the verifier then checks it once and by itself.
+ */
+__weak __noinline __u32 trie_step(__u64 node, __u32 length, __u64 high, __u64 low)
+{
+	__u32 node_length = BPF_CORE_READ((struct lpm_trie_node *)node, prefixlen);
+	struct bits bits = node_bits(node), sought = { high, low };
+
+	if (node_length > length || !same_start(bits, sought, node_length))
+		return (bits.high != high ? bits.high > high : bits.low >= low) ? AHEAD : PASSED;
+	if (node_length == length)
+		return HERE;
+	return bit_at(sought, node_length) ? RIGHT : LEFT;
+}
+
 /* The node that follows the prefix in the trie's order; 0: none does. */
 __weak __noinline __u64 trie_next(__u64 root, __u32 length, __u64 high, __u64 low)
 {
-	struct bits sought = { high, low };
-	__u64 node = root, after = 0, next;
+	__u64 node = root, after = 0;
 
 	for (int i = 0; i <= 128 && node; i++) {
-		__u32 node_length = BPF_CORE_READ((struct lpm_trie_node *)node, prefixlen);
-		struct bits bits = node_bits(node);
+		__u32 step = trie_step(node, length, high, low);
+		__u64 left = child(node, 0), right = child(node, 1);
 
-		if (node_length > length || !same_start(bits, sought, node_length)) {
-			/* The prefix itself is gone: this or what comes after. */
-			if (bits.high != high ? bits.high > high : bits.low >= low)
-				return node;
+		if (step == AHEAD)
+			return node; /* the prefix itself is gone */
+		if (step == HERE && left)
+			return left;
+		if (step == HERE && right)
+			return right;
+		if (step == HERE || step == PASSED)
 			return after;
-		}
-		if (node_length == length) {
-			next = child(node, 0);
-			if (!next)
-				next = child(node, 1);
-			return next ? next : after;
-		}
-		if (bit_at(sought, node_length)) {
-			node = child(node, 1);
-		} else {
-			next = child(node, 1);
-			if (next)
-				after = next;
-			node = child(node, 0);
-		}
+		if (step == LEFT && right)
+			after = right;
+		node = step == LEFT ? left : right;
 	}
 	return after;
 }

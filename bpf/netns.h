@@ -97,19 +97,19 @@ WALK __u64 netns_pod_ip(__u64 net, __u32 family)
 {
 	__u64 head = device_list((struct net *)net);
 	__u64 pos = list_next(head, head), best = 0;
-	int lowest = 0x7fffffff;
+	int ifindex, lowest = 0x7fffffff;
 
 	for (int i = 0; i < MAX_DEVICES && pos; i++) {
 		struct net_device *dev = device_at(pos);
-		int ifindex = BPF_CORE_READ(dev, ifindex);
+		__u64 ip = 0;
 
-		if (ifindex < lowest && !is_loopback(dev)) {
-			__u64 ip = family == V4 ? device_ipv4((__u64)dev) : device_ipv6((__u64)dev);
-
-			if (ip) {
-				best = ip;
-				lowest = ifindex;
-			}
+		if (!is_loopback(dev))
+			ip = family == V4 ? device_ipv4((__u64)dev) : device_ipv6((__u64)dev);
+		bpf_core_read(&ifindex, sizeof(ifindex), &dev->ifindex);
+		if (ip && ifindex < lowest) {
+			best = ip;
+			/* Not "lowest = ifindex": the verifier would follow its range. */
+			bpf_core_read(&lowest, sizeof(lowest), &dev->ifindex);
 		}
 		pos = list_next(pos, head);
 	}
@@ -123,14 +123,14 @@ WALK __u64 netns_pod_ip(__u64 net, __u32 family)
 #define CENSUS_SOUGHT CENSUS(2) /* addresses that are the one sought */
 #define CENSUS_DOUBT CENSUS(3)	/* walks that were cut short */
 
-static __always_inline __u64 census_of(const union addr *ip, const union addr *sought,
-				       enum family family)
+WALK __u64 addr_census(__u64 ip0, __u64 ip1, __u64 sought0, __u64 sought1)
 {
+	union addr ip = { .half = { ip0, ip1 } };
 	__u64 census = 0;
 
-	if (!addr_stays_here(ip) && !addr_is_link_local_v6(ip))
-		census += CENSUS(family);
-	if (addr_equal(ip, sought))
+	if (!addr_stays_here(&ip) && !addr_is_link_local_v6(&ip))
+		census += addr_is_v4(&ip) ? CENSUS_V4 : CENSUS_V6;
+	if (ip0 == sought0 && ip1 == sought1)
 		census += CENSUS_SOUGHT;
 	return census;
 }
@@ -140,17 +140,17 @@ WALK __u64 device_census(__u64 dev, __u64 sought0, __u64 sought1)
 	struct in_ifaddr *ifa = BPF_CORE_READ((struct net_device *)dev, ip_ptr, ifa_list);
 	__u64 head = ipv6_list((struct net_device *)dev);
 	__u64 pos = head ? list_next(head, head) : 0;
-	union addr ip, sought = { .half = { sought0, sought1 } };
+	union addr ip;
 	__u64 census = 0;
 
 	for (int i = 0; i < MAX_ADDRESSES && ifa; i++) {
 		ip = addr_from_v4(BPF_CORE_READ(ifa, ifa_local));
-		census += census_of(&ip, &sought, V4);
+		census += addr_census(ip.half[0], ip.half[1], sought0, sought1);
 		ifa = BPF_CORE_READ(ifa, ifa_next);
 	}
 	for (int i = 0; i < MAX_ADDRESSES && pos; i++) {
 		ip = ipv6_at(pos);
-		census += census_of(&ip, &sought, V6);
+		census += addr_census(ip.half[0], ip.half[1], sought0, sought1);
 		pos = list_next(pos, head);
 	}
 	return ifa || pos ? census + CENSUS_DOUBT : census;

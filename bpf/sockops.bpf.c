@@ -14,22 +14,29 @@
 
 #define TCP_CLOSE 7
 
+/*
+ * One side's address, from the context's IPv4 and IPv6 fields: on a dual-stack
+ * socket an IPv4 one is in the IPv6 field too, mapped. Both are always read, for
+ * else clang would choose the field by arithmetic on ctx, which the verifier
+ * forbids.
+ */
+static __always_inline union addr addr_of(__u32 family, __be32 ip4, const volatile __u32 ip6[4])
+{
+	union addr ip = { .word = { ip6[0], ip6[1], ip6[2], ip6[3] } };
+
+	return family == AF_INET6 ? ip : addr_from_v4(ip4);
+}
+
 static __always_inline void hand_over(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
 {
+	const volatile struct bpf_sock_ops *fields = ctx;
 	struct handover_key key = {};
 	struct dialled *dialled;
 
 	dialled = bpf_sk_storage_get(&dialled_sockets, sk, NULL, 0);
 	if (!dialled)
 		return;
-	if (ctx->family == AF_INET || addr_is_v4(&dialled->given.ip)) {
-		key.client = addr_from_v4(ctx->local_ip4);
-	} else {
-		key.client.word[0] = ctx->local_ip6[0];
-		key.client.word[1] = ctx->local_ip6[1];
-		key.client.word[2] = ctx->local_ip6[2];
-		key.client.word[3] = ctx->local_ip6[3];
-	}
+	key.client = addr_of(fields->family, fields->local_ip4, fields->local_ip6);
 	key.client_port = ctx->local_port;
 	key.proxy_port = dialled->given.port;
 	/* tcp_connect() sends the SYN with write_seq right after this event. */
@@ -45,6 +52,7 @@ static __always_inline void hand_over(struct bpf_sock_ops *ctx, struct bpf_sock 
 
 static __always_inline void take_over(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
 {
+	const volatile struct bpf_sock_ops *fields = ctx;
 	const struct settings *cfg = current_settings();
 	struct handover_key key = {};
 	struct endpoint *asked;
@@ -54,15 +62,7 @@ static __always_inline void take_over(struct bpf_sock_ops *ctx, struct bpf_sock 
 	if (ctx->local_port != cfg->outbound_port && ctx->local_port != cfg->inbound_port &&
 	    ctx->local_port != cfg->dns_port)
 		return;
-	/* On a dual-stack listener an IPv4 peer's socket is AF_INET6 too. */
-	if (ctx->family == AF_INET6) {
-		key.client.word[0] = ctx->remote_ip6[0];
-		key.client.word[1] = ctx->remote_ip6[1];
-		key.client.word[2] = ctx->remote_ip6[2];
-		key.client.word[3] = ctx->remote_ip6[3];
-	} else {
-		key.client = addr_from_v4(ctx->remote_ip4);
-	}
+	key.client = addr_of(fields->family, fields->remote_ip4, fields->remote_ip6);
 	key.client_port = bpf_ntohl(ctx->remote_port);
 	key.proxy_port = ctx->local_port;
 	key.isn = ctx->rcv_nxt - 1; /* nothing but the SYN has been counted */

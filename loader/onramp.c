@@ -123,7 +123,7 @@ static void attach(struct bpf_program *program)
 	const char *cgroup = arg[program == skel->progs.getsockopt && arg['t'] ? 't' : 'c'];
 	bool tracing = bpf_program__type(program) == BPF_PROG_TYPE_TRACING;
 	bool pods = program == skel->progs.pods, rules = program == skel->progs.rules;
-	struct bpf_map *map = pods ? skel->maps.pod_ips : rules ? skel->maps.stats : NULL;
+	struct bpf_map *map = pods ? skel->maps.pod_ips : rules ? skel->maps.rules_turns : NULL;
 	union bpf_iter_link_info iter = { .map.map_fd = map ? bpf_map__fd(map) : 0 };
 	LIBBPF_OPTS(bpf_iter_attach_opts, opts, .link_info = &iter, .link_info_len = sizeof(iter));
 	struct change *change = &changes[done++];
