@@ -3,18 +3,17 @@
  * cgroup/getpeername4: the client of a redirected connection sees the peer
  * that it dialled.
  */
-#include "maps.h"
-#include "addr.h"
+#include "peername.h"
 
 SEC("cgroup/getpeername4")
 int getpeername4(struct bpf_sock_addr *ctx)
 {
-	struct dialled *dialled = bpf_sk_storage_get(&dialled_sockets, ctx->sk, NULL, 0);
+	union addr seen = addr_from_v4(ctx->user_ip4);
+	const struct endpoint *asked = dialled_peer(ctx, &seen);
 
-	if (dialled && dialled->given.ip.word[3] == ctx->user_ip4 &&
-	    dialled->given.port == bpf_ntohs(ctx->user_port)) {
-		ctx->user_ip4 = dialled->asked.ip.word[3];
-		ctx->user_port = bpf_htons(dialled->asked.port);
+	if (asked) {
+		ctx->user_ip4 = asked->ip.word[3];
+		ctx->user_port = bpf_htons(asked->port);
 	}
 	return 1; /* getpeername cannot be refused */
 }

@@ -79,7 +79,7 @@ static int remove_one(const char *name, const struct stat *st, int type, struct 
 
 static void unload(void)
 {
-	unlink(pin("links/", "connect4")); /* redirecting ends before what it needs does */
+	unlink(pin("links/", "connect4")), unlink(pin("links/", "connect6")); /* these first */
 	need(!nftw(arg['p'], remove_one, 8, FTW_DEPTH), "%s: %s", arg['p'], WHY);
 }
 
@@ -151,8 +151,7 @@ static void attach(struct bpf_program *program)
 static void load(bool loaded)
 {
 	const char *const usual[] = { "/sys/fs/cgroup", "/sys/fs/cgroup/unified" };
-	struct settings settings = { {},    0,	   0,	  0, arg['H'] ? NO_HOST_CAPTURE : 0,
-				     15001, 15006, 15053, 0 };
+	struct settings new = { .outbound_port = 15001, .inbound_port = 15006, .dns_port = 15053 };
 	struct bpf_program *program;
 	struct prefix z;
 	struct bpf_map *map;
@@ -160,24 +159,25 @@ static void load(bool loaded)
 	need(!arg['d'], "-d: no DNS capture yet: leave it out");
 	need(arg['z'] || (arg['z'] = getenv("ZTUNNEL_IP")), "no ztunnel: give -z or ZTUNNEL_IP");
 	z = parse(arg['z']);
-	settings.ztunnel[V4] = z.ip;
+	new.ztunnel[V4] = z.ip;
 	need(z.length == 128 && !z.ip.half[0] && z.ip.byte[12] % 127, "%s: no pod IPv4", arg['z']);
 	if (!arg['c']) /* a hybrid node has v1 at the usual place, and cgroup2 below */
 		arg['c'] = access(usual[1], F_OK) ? usual[0] : usual[1];
-	settings.root_cgroup = inode(arg['c'], CGROUP2_SUPER_MAGIC, "cgroup2 directory");
-	settings.ztunnel_cgroup = inode(arg['t'], CGROUP2_SUPER_MAGIC, "cgroup2 directory");
-	settings.node_netns = inode(arg['n'], NSFS_MAGIC, "netns like /proc/PID/ns/net");
+	new.root_cgroup = inode(arg['c'], CGROUP2_SUPER_MAGIC, "cgroup2 directory");
+	new.ztunnel_cgroup = inode(arg['t'], CGROUP2_SUPER_MAGIC, "cgroup2 directory");
+	new.node_netns = inode(arg['n'], NSFS_MAGIC, "netns like /proc/PID/ns/net");
+	new.flags = arg['H'] ? NO_HOST_CAPTURE : 0;
 	changes[wanted] = (struct change){ .text = "-z", .map = "settings" };
-	memcpy(changes[wanted++].value, &settings, sizeof(settings));
-	inode("/sys/kernel/btf", SYSFS_MAGIC, "BTF of the kernel");
-	rmdir(arg['p']); /* an empty one is as good as none */
+	memcpy(changes[wanted++].value, &new, sizeof(new));
+	inode("/sys/kernel/btf", SYSFS_MAGIC, "kernel with BTF");
 	need(loaded || !mkdir(arg['p'], 0700), "%s: %s: give another -p", arg['p'], WHY);
 	atexit(loaded ? undo : unload);
 	inode(arg['p'], BPF_FS_MAGIC, "path in a bpffs (mount -t bpf)");
 	bpf_object__for_each_map (map, skel->obj)
 		if (!strchr(bpf_map__name(map), '.')) /* constants stay with the programs */
 			bpf_map__set_pin_path(map, pin("maps/", bpf_map__name(map)));
-	need(!bpf_object__load(skel->obj), "load: %s: give CAP_BPF, _PERFMON, _NET_ADMIN", WHY);
+	need(!bpf_object__load(skel->obj), "cannot load: %s: %s", WHY,
+	     errno == EPERM ? "give CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN" : "see -v");
 	write_maps();
 	bpf_object__for_each_program(program, skel->obj) /* connect last: see the Makefile */
 		attach(program);

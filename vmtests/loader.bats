@@ -103,6 +103,13 @@ reload_bare() {
 	rm -r "$WORK/bpf/other"
 }
 
+@test "a directory that is no bpffs stays as it is, empty or not" {
+	mkdir "$WORK/plain"
+	refuses "$WORK/plain" reload -p "$WORK/plain"
+	refuses "$WORK/plain/new" reload -p "$WORK/plain/new"
+	[ -d "$WORK/plain" ] && [ ! -e "$WORK/plain/new" ]
+}
+
 @test "no permission: capabilities are named" {
 	refuses "CAP_BPF" setpriv --bounding-set=-all,+dac_override --inh-caps=-all \
 		"$ONRAMP" load -z "$ZTUNNEL_POD_IP" -p "$PIN" -c "$CG"
