@@ -35,11 +35,11 @@ teardown() {
 }
 
 @test "no conntrack in the proxy's netns: AF_INET and dual-stack listeners" {
-	answers 0.0.0.0
-	has "orig4=ENOENT "
-	onramp unload
-	answers ::
-	has "orig4=ENOENT "
+	for address in 0.0.0.0 ::; do
+		answers $address
+		has "orig4=E" # ENOENT; ENOPROTOOPT while conntrack is not even loaded
+		onramp unload
+	done
 }
 
 @test "conntrack in the proxy's netns: AF_INET and dual-stack listeners" {

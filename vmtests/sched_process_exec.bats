@@ -138,7 +138,7 @@ cached() { # NAME: the cgroup's entry in cgroup_info_map
 	ip -n "$RUN-moving" addr flush dev eth0
 	ip -n "$RUN-moving" addr add 10.77.4.4/16 dev eth0
 	echo >&9
-	retry 100 grep -q "peer=10.77.4.4:.*orig4=ENOENT " "$WORK/moved"
+	retry 100 grep -q "peer=10.77.4.4:.*orig4=E" "$WORK/moved"
 	exec 9>&-
 	retry 40 grep -q 10.77.4.4 "$PIN/pods"
 	run ! grep -q 10.77.1.2 "$PIN/pods"
