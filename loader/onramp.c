@@ -85,9 +85,7 @@ static void unload(void)
 
 static void undo(void)
 {
-	while (done-- > 0) {
-		struct change *change = &changes[done];
-
+	for (struct change *change = changes + done; change-- > changes;) {
 		if (change->existed)
 			bpf_map_update_elem(change->fd, &change->key, &change->before, 0);
 		else if (change->map)
@@ -103,7 +101,8 @@ static void write_maps(void)
 {
 	while (done < wanted) {
 		struct change *change = &changes[done++];
-		int fd = change->fd = bpf_obj_get(pin("maps/", change->map));
+		bool same = change > changes && change->map == change[-1].map;
+		int fd = change->fd = same ? change[-1].fd : bpf_obj_get(pin("maps/", change->map));
 		struct prefix key = {}, *at = NULL;
 
 		/* A look-up would be content with a wider prefix: seek this very one. */

@@ -125,6 +125,12 @@ reload_bare() {
 	"$BPFTOOL" prog loadall "$OBJECT" "$WORK/bpf/foreign"
 	"$BPFTOOL" cgroup attach "$CG/sub" cgroup_inet4_connect pinned "$WORK/bpf/foreign/connect4"
 	refuses "connect4" "$ONRAMP" load -z "$ZTUNNEL_POD_IP" -p "$PIN" -c "$CG/sub"
+	# The same as an upgrade that moves: what was replaced by then is put back.
+	reload -e 10.77.1.0/24
+	refuses "connect4" reload -c "$CG/sub" -e 10.77.4.0/24
+	run -0 pod client "$TCP" dial 10.9.9.9 80
+	has "orig4=10.9.9.9:80 "
+	onramp unload
 	"$BPFTOOL" cgroup detach "$CG/sub" cgroup_inet4_connect pinned "$WORK/bpf/foreign/connect4"
 	rm -r "$WORK/bpf/foreign"
 }
