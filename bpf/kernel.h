@@ -104,14 +104,6 @@ struct tcp_sock {
 	__u32 write_seq;
 };
 
-struct bpf_sock_addr_kern {
-	struct sock *sk;
-};
-
-struct bpf_sock_ops_kern {
-	struct sock *sk;
-};
-
 struct kernfs_node {
 	__u64 id;
 };

@@ -5,12 +5,7 @@
 load helpers.bash
 
 setup_file() {
-	node_up getpeername4
-	ztunnel_up
-	pod_up client 10.77.1.2
-	pod_up server 10.77.2.2
-	serve server 0.0.0.0 80
-	reload -e 10.77.1.0/24
+	client_and_server_up getpeername4
 }
 
 teardown_file() {

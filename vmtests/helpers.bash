@@ -105,14 +105,24 @@ retry() { # N COMMAND...
 	done
 }
 
-ztunnel_up() { # [ADDRESS of the listeners]
+ztunnel_up() {
 	pod_up ztunnel "$ZTUNNEL_POD_IP"
-	serve ztunnel "${1:-0.0.0.0}" 15001 15006 15053
+	serve ztunnel 0.0.0.0 15001 15006 15053
 }
 
 reload() { # OPTION...
 	"$ONRAMP" load -z "$ZTUNNEL_POD_IP" -p "$PIN" -c "$CG" \
 		-n "/run/netns/$RUN-node" "$@"
+}
+
+# A node with ztunnel, an enrolled client and a server that is not.
+client_and_server_up() { # NAME of the node
+	node_up "$1"
+	ztunnel_up
+	pod_up client 10.77.1.2
+	pod_up server 10.77.2.2
+	serve server 0.0.0.0 80
+	reload -e 10.77.1.0/24
 }
 
 onramp() { # COMMAND [CIDR...]
