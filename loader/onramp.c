@@ -104,9 +104,10 @@ static void write_maps(void)
 		bool same = change > changes && change->map == change[-1].map;
 		int fd = change->fd = same ? change[-1].fd : bpf_obj_get(pin("maps/", change->map));
 		struct prefix key = {}, *at = NULL;
+		bool found = !bpf_map_lookup_elem(fd, &change->key, &change->before);
 
-		/* A look-up would be content with a wider prefix: seek this very one. */
-		for (; !bpf_map_get_next_key(fd, at, &key); at = &key)
+		/* A look-up is content with a wider prefix: seek this very one. */
+		for (; found && !bpf_map_get_next_key(fd, at, &key); at = &key)
 			if (!memcmp(&key, &change->key, sizeof(key)))
 				change->existed = !bpf_map_lookup_elem(fd, &key, &change->before);
 		need(!(change->remove ? bpf_map_delete_elem(fd, &change->key) :

@@ -4,6 +4,8 @@
 
 load helpers.bash
 
+RULES=3000
+
 setup_file() {
 	node_up rules
 	reload -z 10.77.0.9
@@ -39,20 +41,18 @@ teardown_file() {
 	run -0 grep -vc bypass "$PIN/rules" || is "$output" 0
 }
 
-@test "3,000 rules, more than one turn and one page: each of them once" {
-	for i in {0..2999}; do echo "10.$((i / 250)).$((i % 250)).0/24"; done >"$WORK/many"
+@test "$RULES rules, more than one turn and one page: each of them once" {
+	for ((i = 0; i < RULES; i++)); do echo "10.$((i / 250)).$((i % 250)).0/24"; done >"$WORK/many"
 	(ulimit -n 256 && onramp enroll $(cat "$WORK/many"))
 	sed -n 's/^in  *//p' "$PIN/rules" | sort >"$WORK/listed"
 	sort "$WORK/many" | diff - "$WORK/listed"
-	onramp forget $(cat "$WORK/many")
 }
 
 @test "two readers at once do not disturb each other" {
-	onramp enroll $(cat "$WORK/many")
 	dd if="$PIN/rules" bs=100 of="$WORK/slow" status=none &
 	cat "$PIN/rules" >"$WORK/fast"
 	wait $!
 	cmp "$WORK/slow" "$WORK/fast"
-	is "$(grep -c ^in "$WORK/fast")" 3000
+	is "$(grep -c ^in "$WORK/fast")" "$RULES"
 	is "$(entries rules_readers)" 0
 }
