@@ -1,6 +1,7 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-# connect4: each line of the verdict table that concerns IPv4 in node mode.
+# connect4: each line of the verdict table that concerns IPv4 in node mode. Those
+# tagged runc run against real pods as well (connect4@runc).
 
 load helpers.bash
 
@@ -29,6 +30,7 @@ direct() { # DESTINATION
 	has "dialled=$1 " " local=$1 "
 }
 
+# bats test_tags=runc
 @test "enrolled pod: to ztunnel, which sees the pod's own address and port" {
 	run -0 pod client "$TCP" dial 10.77.2.2 80
 	captured 15001 10.77.2.2:80
@@ -37,6 +39,7 @@ direct() { # DESTINATION
 	has "peer=$from " "from=10.77.1.2:"
 }
 
+# bats test_tags=runc
 @test "enrolled pod: another enrolled pod is captured on the way out" {
 	run -0 pod client "$TCP" dial 10.77.1.3 80
 	captured 15001 10.77.1.3:80
@@ -98,6 +101,7 @@ direct() { # DESTINATION
 	"$BPFTOOL" map delete pinned "$PIN/maps/bypass_rules" key 128 0 0 0 $(bytes_of 10.77.2.2)
 }
 
+# bats test_tags=runc
 @test "ztunnel's own pod is left alone, enrolled or not" {
 	onramp enroll 10.77.0.0/16
 	run -0 pod ztunnel "$TCP" dial 10.77.2.2 80
@@ -124,11 +128,13 @@ direct() { # DESTINATION
 	captured 15001 10.77.2.2:80
 }
 
+# bats test_tags=runc
 @test "a pod that is not enrolled is left alone" {
 	run -0 pod server "$TCP" dial 10.77.1.3 80
 	direct 10.77.1.3:80
 }
 
+# bats test_tags=runc
 @test "a pod excluded by a longer prefix is left alone, until it is forgotten" {
 	onramp exclude 10.77.1.2
 	run -0 pod client "$TCP" dial 10.77.2.2 80
@@ -138,6 +144,7 @@ direct() { # DESTINATION
 	captured 15001 10.77.2.2:80
 }
 
+# bats test_tags=runc
 @test "node program to an enrolled pod: to ztunnel's inbound port" {
 	pod member true # known since its first exec
 	run -0 node "$TCP" dial 10.77.1.3 80
@@ -200,7 +207,7 @@ direct() { # DESTINATION
 }
 
 @test "-t names ztunnel's pod: another pod with its address is captured" {
-	reload -t "$CG/server"
+	reload -t "$(pod_cgroup server)"
 	onramp enroll 10.77.0.0/16
 	run -0 pod server "$TCP" dial 10.77.1.3 80
 	direct 10.77.1.3:80

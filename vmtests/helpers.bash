@@ -76,8 +76,13 @@ cgroup_end() { # DIRECTORY
 	return 1
 }
 
+pod_cgroup() { # NAME
+	echo "$CG/$1"
+}
+
 # Runs a command in a cgroup and a netns, as its first and only process.
-run_in() { # CGROUP NETNS COMMAND...
+run_in() { light_run_in "$@"; }
+light_run_in() { # CGROUP NETNS COMMAND...
 	local cgroup=$1 netns=$2
 	shift 2
 	nsenter --net="/run/netns/$RUN-$netns" -- \
@@ -159,10 +164,13 @@ node_down() {
 		case $ns in "$RUN"-*) ip netns del "$ns" ;; esac
 	done
 	umount "$WORK/bpf"
-	rm -rf "$WORK"
+	rm -rf --one-file-system "$WORK"
 	mine=$(ip netns list | grep "^$RUN" || :)
 	[ -z "$mine" ] || { echo "netns leaked: $mine" >&2; return 1; }
 }
+
+# shellcheck source=vmtests/runc.bash
+[ "${ONRAMP_TEST_RUNTIME-}" != runc ] || . "$ROOT/vmtests/runc.bash"
 
 # For checks on output: says what was there when it was not what was wanted.
 has() { # TEXT...
