@@ -1,17 +1,45 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
  * iter/task: the same as sched_process_exec for what ran before the load.
- * Reading the pinned link runs it; it prints nothing. It sees the tasks of the
- * reader's pid namespace.
+ * Reading the pinned link runs it; it prints nothing.
+ *
+ * The kernel iterates over the reader's pid namespace, which for an init
+ * container is itself alone. So the first task that it shows is only where the
+ * walk begins: pid 0 heads the list of all the machine's processes.
  */
 #include "pods.h"
+
+/* Two loops in one another, for the verifier follows each turn of a loop. */
+#define CHUNKS 512
+#define CHUNK 128 /* processes */
+
+WALK __u64 chunk_remember(__u64 pos, __u64 head)
+{
+	for (int i = 0; i < CHUNK && pos; i++) {
+		struct task_struct *task = (void *)pos - offsetof(struct task_struct, tasks);
+
+		if (!(BPF_CORE_READ(task, flags) & PF_KTHREAD))
+			task_remember((__u64)task);
+		pos = list_next(pos, head);
+	}
+	return pos;
+}
 
 SEC("iter/task")
 int iter_task(struct bpf_iter__task *ctx)
 {
-	struct task_struct *task = ctx->task;
+	struct task_struct *first = ctx->task;
+	__u64 head, pos;
 
-	if (task && !(task->flags & PF_KTHREAD))
-		task_remember(task);
+	if (!first || ctx->meta->seq_num)
+		return 0;
+	/* From its parent: the verifier does not take ctx->task for a number. */
+	first = first_task(BPF_CORE_READ(first, real_parent));
+	if (!first)
+		return 0;
+	head = (__u64)first + offsetof(struct task_struct, tasks);
+	pos = list_next(head, head);
+	for (int i = 0; i < CHUNKS && pos; i++)
+		pos = chunk_remember(pos, head);
 	return 0;
 }

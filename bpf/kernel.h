@@ -128,6 +128,7 @@ struct nsproxy {
 
 struct task_struct {
 	unsigned int flags;
+	struct list_head tasks;
 	int pid;
 	struct task_struct *real_parent;
 	struct nsproxy *nsproxy;

@@ -224,20 +224,27 @@ static __always_inline bool netns_is_alive(struct net *net, __u64 id)
 	return netns_id(net, &flags) == id && list_next(head, head);
 }
 
-/*
- * NETNS_INITIAL if net is the netns that the machine booted with, which is
- * that of pid 0, every process' last ancestor. A symbol for it would be
- * nearer, but kptr_restrict may hide it; an inode number would do, but an
- * init container cannot see the node's.
- */
-static __always_inline __u32 netns_initial(struct net *net, struct task_struct *task)
+/* The machine's first task, pid 0: every process' last ancestor. NULL: too far up. */
+static __always_inline struct task_struct *first_task(struct task_struct *task)
 {
 	for (int i = 0; i < MAX_ANCESTORS; i++) {
 		if (!BPF_CORE_READ(task, pid))
-			return BPF_CORE_READ(task, nsproxy, net_ns) == net ? NETNS_INITIAL : 0;
+			return task;
 		task = BPF_CORE_READ(task, real_parent);
 	}
-	return 0; /* a pod may make its line as long as it likes */
+	return NULL; /* a pod may make its line as long as it likes */
+}
+
+/*
+ * NETNS_INITIAL if net is the netns that the machine booted with, which is
+ * that of pid 0. A symbol for it would be nearer, but kptr_restrict may hide
+ * it; an inode number would do, but an init container cannot see the node's.
+ */
+static __always_inline __u32 netns_initial(struct net *net, struct task_struct *task)
+{
+	struct task_struct *first = first_task(task);
+
+	return first && BPF_CORE_READ(first, nsproxy, net_ns) == net ? NETNS_INITIAL : 0;
 }
 
 static __always_inline bool netns_is_node(const struct settings *cfg, const struct netns_info *info)

@@ -154,18 +154,23 @@ static __noinline void cgroup_remember(struct cgroup *cgroup, struct net *net,
 	home_release(entry->home, entry->home_ip);
 }
 
-/* The same from a task, for exec and for what ran before the load. */
-static __always_inline void task_remember(struct task_struct *task)
+/*
+ * The same from a task, for exec and for what ran before the load. Global, and
+ * by number, for the reason that netns.h's walks are.
+ */
+WALK int task_remember(__u64 number)
 {
+	struct task_struct *task = (void *)number;
 	struct net *net = BPF_CORE_READ(task, nsproxy, net_ns);
 	struct cgroup *cgroup = BPF_CORE_READ(task, cgroups, dfl_cgrp);
 	struct cgroup_info entry = {};
 
 	if (!net || !cgroup)
-		return; /* a kernel thread, or already dead */
+		return 0; /* a kernel thread, or already dead */
 	entry.now.flags = netns_initial(net, task);
 	netns_read(net, &entry.now);
 	cgroup_remember(cgroup, net, &entry);
+	return 0;
 }
 
 #endif

@@ -7,8 +7,7 @@
 #include "pods.h"
 
 SEC("tp_btf/sched_process_exec")
-int BPF_PROG(sched_process_exec, struct task_struct *task)
+int sched_process_exec(void *ctx)
 {
-	task_remember(task);
-	return 0;
+	return task_remember(bpf_get_current_task());
 }
