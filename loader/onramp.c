@@ -17,6 +17,7 @@
 
 #define need(condition, ...) ((condition) ? (void)0 : errx(1, __VA_ARGS__))
 #define WHY strerror(errno)
+#define CAPABILITIES "CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN; before 5.11 CAP_SYS_RESOURCE"
 /* Something to change, and what was there before: an entry of a map, or a program's pin. */
 static struct change {
 	const char *text, *map;
@@ -29,6 +30,11 @@ static struct change {
 static int wanted, done;					/* how many; rules come first */
 static const char *arg[128] = { ['p'] = "/sys/fs/bpf/onramp" }; /* by option letter */
 static struct onramp *skel;
+
+static int print(enum libbpf_print_level level, const char *format, va_list args)
+{
+	return (void)level, vfprintf(stderr, format, args);
+}
 
 static char *pin(const char *folder, const char *name)
 {
@@ -45,8 +51,7 @@ static struct prefix parse(const char *text)
 	int bits = inet_pton(AF_INET, copy, &ip.word[3]) == 1 ? 32 : 128;
 
 	need(bits == 32 || inet_pton(AF_INET6, copy, &ip) == 1, "%s: give an IP address", text);
-	if (fields == 1 && !text[end = strlen(copy)])
-		length = bits;
+	length = fields == 1 && !text[end = strlen(copy)] ? bits : length;
 	need(!text[end] && length >= 0 && length <= bits, "%s: give 0 to %d bits", text, bits);
 	for (int bit = 128 - bits + length; bit < 128; bit++)
 		ip.byte[bit / 8] &= ~(0x80 >> bit % 8);
@@ -99,6 +104,7 @@ static void undo(void)
 
 static void write_maps(void)
 {
+	atexit(undo);
 	while (done < wanted) {
 		struct change *change = &changes[done++];
 		bool same = change > changes && change->map == change[-1].map;
@@ -150,7 +156,7 @@ static void attach(struct bpf_program *program)
 
 static void load(bool loaded)
 {
-	const char *const usual[] = { "/sys/fs/cgroup", "/sys/fs/cgroup/unified" };
+	const char *hybrid = "/sys/fs/cgroup/unified"; /* with v1 at the usual place */
 	struct settings new = { .outbound_port = 15001, .inbound_port = 15006, .dns_port = 15053 };
 	struct bpf_program *program;
 	struct prefix z;
@@ -158,11 +164,9 @@ static void load(bool loaded)
 
 	need(!arg['d'], "-d: no DNS capture yet: leave it out");
 	need(arg['z'] || (arg['z'] = getenv("ZTUNNEL_IP")), "no ztunnel: give -z or ZTUNNEL_IP");
-	z = parse(arg['z']);
-	new.ztunnel[V4] = z.ip;
+	new.ztunnel[V4] = (z = parse(arg['z'])).ip;
 	need(z.length == 128 && !z.ip.half[0] && z.ip.byte[12] % 127, "%s: no pod IPv4", arg['z']);
-	if (!arg['c']) /* a hybrid node has v1 at the usual place, and cgroup2 below */
-		arg['c'] = access(usual[1], F_OK) ? usual[0] : usual[1];
+	arg['c'] = arg['c'] ?: access(hybrid, F_OK) ? "/sys/fs/cgroup" : hybrid;
 	new.root_cgroup = inode(arg['c'], CGROUP2_SUPER_MAGIC, "cgroup2 directory");
 	new.ztunnel_cgroup = inode(arg['t'], CGROUP2_SUPER_MAGIC, "cgroup2 directory");
 	new.node_netns = inode(arg['n'], NSFS_MAGIC, "netns like /proc/PID/ns/net");
@@ -171,13 +175,14 @@ static void load(bool loaded)
 	memcpy(changes[wanted++].value, &new, sizeof(new));
 	inode("/sys/kernel/btf", SYSFS_MAGIC, "kernel with BTF");
 	need(loaded || !mkdir(arg['p'], 0700), "%s: %s: give another -p", arg['p'], WHY);
-	atexit(loaded ? undo : unload);
+	if (!loaded)
+		atexit(unload);
 	inode(arg['p'], BPF_FS_MAGIC, "path in a bpffs (mount -t bpf)");
 	bpf_object__for_each_map (map, skel->obj)
 		if (!strchr(bpf_map__name(map), '.')) /* constants stay with the programs */
 			bpf_map__set_pin_path(map, pin("maps/", bpf_map__name(map)));
 	need(!bpf_object__load(skel->obj), "cannot load: %s: %s", WHY,
-	     errno == EPERM ? "give CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN" : "see -v");
+	     errno == EPERM ? "give " CAPABILITIES : "see -v");
 	write_maps();
 	bpf_object__for_each_program(program, skel->obj) /* connect last: see the Makefile */
 		attach(program);
@@ -205,16 +210,11 @@ int main(int argc, char **argv)
 	}
 	need((command < LOAD) == (optind < argc), "%s: see onramp help", commands[command]);
 	while (optind < argc) add_rule(argv[optind++], command);
-	if (!arg['v'])
-		libbpf_set_print(NULL);
-	skel = onramp__open();
+	libbpf_set_print(arg['v'] ? print : NULL);
+	LIBBPF_OPTS(bpf_object_open_opts, opts, .kernel_log_level = 4 * !!arg['v']); /* figures */
+	skel = onramp__open_opts(&opts);
 	loaded = !access(pin("maps/", "settings"), F_OK);
 	need(command == LOAD || loaded, "%s: no onramp here: load it, or give -p", arg['p']);
-	if (command == LOAD)
-		load(loaded);
-	else if (command == UNLOAD)
-		unload();
-	else if (!atexit(undo))
-		write_maps();
+	command == LOAD ? load(loaded) : command == UNLOAD ? unload() : write_maps();
 	_exit(0); /* without undoing */
 }

@@ -182,6 +182,16 @@ reload_bare() {
 	is "$(attached "$CG" | grep -c inet4_connect)" 1
 }
 
+@test "-v tells what libbpf does, and what the verifier made of each program" {
+	run -0 --separate-stderr reload -v
+	is "$output" ""
+	is "$(grep -c '^processed [0-9]* insns' <<<"$stderr")" "$(find "$PIN/links" "$PIN/pods" \
+		"$PIN/rules" "$PIN/metrics" -type f | wc -l)"
+	[[ $stderr == *"libbpf: prog 'connect4': -- BEGIN PROG LOAD LOG"* ]]
+	run -0 --separate-stderr reload
+	is "$stderr" ""
+}
+
 @test "pins are root's alone" {
 	run find "$PIN" -perm /077
 	is "$output" ""
