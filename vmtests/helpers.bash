@@ -10,7 +10,7 @@ ROOT=$(cd "${BASH_SOURCE[0]%/*}/.." && pwd)
 ONRAMP=$ROOT/build/onramp
 OBJECT=$ROOT/build/onramp.bpf.o
 TCP=$ROOT/build/tcp
-BPFTOOL=$("$ROOT/scripts/find-bpftool")
+BPFTOOL=${BPFTOOL:-$("$ROOT/scripts/find-bpftool")}
 export ROOT ONRAMP OBJECT TCP BPFTOOL
 
 NODE_IP=10.77.0.1 # the node's address on the pods' bridge

@@ -65,23 +65,21 @@ container_down() { # POD CONTAINER
 
 # The OCI configuration that a runtime would write; a test changes it with jq.
 container_config() { # POD CGROUP COMMAND...
-	jq -n --arg netns "/run/netns/$RUN-$1" --arg cgroup "$2" --arg root "$CONTAINER_ROOT" '{
-		ociVersion: "1.0.2",
-		process: {
-			args: $ARGS.positional, cwd: "/", user: { uid: 0, gid: 0 },
-			env: ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"],
-			capabilities: (["CAP_NET_BIND_SERVICE", "CAP_KILL", "CAP_SYS_ADMIN",
-				"CAP_NET_ADMIN", "CAP_DAC_OVERRIDE"]
-				| { bounding: ., effective: ., permitted: . })
-		},
-		root: { path: $root, readonly: true },
-		mounts: [{ destination: "/proc", type: "proc", source: "proc" }],
-		linux: {
-			cgroupsPath: $cgroup,
-			namespaces: [{ type: "network", path: $netns },
-				({ type: ("pid", "mount", "ipc", "uts", "cgroup") })]
-		}
-	}' --args -- "${@:3}"
+	local args capabilities='["CAP_NET_BIND_SERVICE", "CAP_KILL", "CAP_SYS_ADMIN",
+		"CAP_NET_ADMIN", "CAP_DAC_OVERRIDE"]'
+	args=$(printf ', "%s"' "${@:3}")
+	cat <<-END
+		{ "ociVersion": "1.0.2",
+		  "process": { "args": [${args#,}], "cwd": "/", "user": { "uid": 0, "gid": 0 },
+		    "env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"],
+		    "capabilities": { "bounding": $capabilities, "effective": $capabilities,
+		      "permitted": $capabilities } },
+		  "root": { "path": "$CONTAINER_ROOT", "readonly": true },
+		  "mounts": [{ "destination": "/proc", "type": "proc", "source": "proc" }],
+		  "linux": { "cgroupsPath": "$2", "namespaces": [
+		    { "type": "network", "path": "/run/netns/$RUN-$1" }, { "type": "pid" },
+		    { "type": "mount" }, { "type": "ipc" }, { "type": "uts" }, { "type": "cgroup" }] } }
+	END
 }
 
 # In the app container where there is one, as `kubectl exec` does.
