@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-/*
- * Loads, configures and unloads the BPF object. Nothing is changed before all
- * arguments are understood; a failure leaves by errx(), and undo() tidies up.
- */
+/* Loads, configures and unloads the BPF object. Nothing is changed before all arguments are
+ * understood; a failure leaves by errx(), and undo() tidies up. */
 #include "onramp.h"
 #include "onramp.skel.h"
 #include "usage.h" /* made from usage.txt: usage, options, short_options */
@@ -25,7 +23,7 @@ static struct change {
 	__u32 value[16], before[16]; /* an enum rule, or all of struct settings */
 	bool remove, existed;
 	const char *pin;
-	int fd, old_link, old_program; /* -1: none */
+	int fd, old_link, old_program; /* negative, or 0: none */
 } * changes;
 static int wanted, done;					/* how many; rules come first */
 static const char *arg[128] = { ['p'] = "/sys/fs/bpf/onramp" }; /* by option letter */
@@ -95,7 +93,7 @@ static void undo(void)
 			bpf_map_update_elem(change->fd, &change->key, &change->before, 0);
 		else if (change->map)
 			bpf_map_delete_elem(change->fd, &change->key);
-		else if (change->old_program >= 0)
+		else if (change->old_program > 0)
 			bpf_link_update(change->old_link, change->old_program, NULL);
 		else if (!unlink(change->pin) && change->old_link >= 0)
 			bpf_obj_pin(change->old_link, change->pin);
@@ -114,8 +112,7 @@ static void write_maps(void)
 
 		/* A look-up is content with a wider prefix: seek this very one. */
 		for (; found && !bpf_map_get_next_key(fd, at, &key); at = &key)
-			if (!memcmp(&key, &change->key, sizeof(key)))
-				change->existed = !bpf_map_lookup_elem(fd, &key, &change->before);
+			change->existed |= !memcmp(&key, &change->key, sizeof(key));
 		need(!(change->remove ? bpf_map_delete_elem(fd, &change->key) :
 					bpf_map_update_elem(fd, &change->key, &change->value, 0)),
 		     "%s: cannot change %s: %s", change->text, change->map, WHY);
@@ -139,7 +136,6 @@ static void attach(struct bpf_program *program)
 
 	change->pin = pin(map || program == skel->progs.metrics ? "" : "links/", name);
 	change->old_link = bpf_obj_get(change->pin);
-	change->old_program = -1;
 	bpf_obj_get_info_by_fd(change->old_link, &info, &(__u32){ sizeof(info) });
 	if (!tracing && info.cgroup.cgroup_id == inode(cgroup, CGROUP2_SUPER_MAGIC, "")) {
 		change->old_program = bpf_prog_get_fd_by_id(info.prog_id);
@@ -159,13 +155,17 @@ static void load(bool loaded)
 	const char *hybrid = "/sys/fs/cgroup/unified"; /* with v1 at the usual place */
 	struct settings new = { .outbound_port = 15001, .inbound_port = 15006, .dns_port = 15053 };
 	struct bpf_program *program;
-	struct prefix z;
 	struct bpf_map *map;
 
 	need(!arg['d'], "-d: no DNS capture yet: leave it out");
 	need(arg['z'] || (arg['z'] = getenv("ZTUNNEL_IP")), "no ztunnel: give -z or ZTUNNEL_IP");
-	new.ztunnel[V4] = (z = parse(arg['z'])).ip;
-	need(z.length == 128 && !z.ip.half[0] && z.ip.byte[12] % 127, "%s: no pod IPv4", arg['z']);
+	for (char *ip, *list = strdup(arg['z']); (ip = strsep(&list, ","));) {
+		struct prefix z = parse(ip);
+		bool v6 = z.ip.half[0] || z.ip.word[2] != htonl(0xffff);
+
+		need(z.length == 128 && z.ip.byte[v6 ? 0 : 12] % 127, "%s: no pod address", ip);
+		new.ztunnel[v6] = z.ip;
+	}
 	arg['c'] = arg['c'] ?: access(hybrid, F_OK) ? "/sys/fs/cgroup" : hybrid;
 	new.root_cgroup = inode(arg['c'], CGROUP2_SUPER_MAGIC, "cgroup2 directory");
 	new.ztunnel_cgroup = inode(arg['t'], CGROUP2_SUPER_MAGIC, "cgroup2 directory");
@@ -174,9 +174,7 @@ static void load(bool loaded)
 	changes[wanted] = (struct change){ .text = "-z", .map = "settings" };
 	memcpy(changes[wanted++].value, &new, sizeof(new));
 	inode("/sys/kernel/btf", SYSFS_MAGIC, "kernel with BTF");
-	need(loaded || !mkdir(arg['p'], 0700), "%s: %s: give another -p", arg['p'], WHY);
-	if (!loaded)
-		atexit(unload);
+	need(loaded || !(mkdir(arg['p'], 0700) || atexit(unload)), "%s: %s: give -p", arg['p'], WHY);
 	inode(arg['p'], BPF_FS_MAGIC, "path in a bpffs (mount -t bpf)");
 	bpf_object__for_each_map (map, skel->obj)
 		if (!strchr(bpf_map__name(map), '.')) /* constants stay with the programs */
@@ -186,7 +184,7 @@ static void load(bool loaded)
 	write_maps();
 	bpf_object__for_each_program(program, skel->obj) /* connect last: see the Makefile */
 		attach(program);
-	need(!read(open(pin("links/", "iter_task"), O_RDONLY), &z, 1), "iter_task: %s", WHY);
+	need(!read(open(pin("links/", "iter_task"), O_RDONLY), &new, 1), "iter_task: %s", WHY);
 }
 
 int main(int argc, char **argv)
@@ -204,6 +202,8 @@ int main(int argc, char **argv)
 	for (argv++, argc--; (option = getopt_long(argc, argv, short_options, options, 0)) > 0;) {
 		need(!strchr("?:", option) && (command == LOAD || strchr("pv", option)),
 		     "%s: not like this: see onramp help", argv[optind - 1 - !!optarg]);
+		if (option == 'z' && arg['z'])
+			asprintf(&optarg, "%s,%s", arg['z'], optarg);
 		arg[option] = optarg ? optarg : "";
 		if ((rule = strchr(rules, option)))
 			add_rule(optarg, rule - rules);
@@ -213,8 +213,8 @@ int main(int argc, char **argv)
 	libbpf_set_print(arg['v'] ? print : NULL);
 	LIBBPF_OPTS(bpf_object_open_opts, opts, .kernel_log_level = 4 * !!arg['v']); /* figures */
 	skel = onramp__open_opts(&opts);
-	loaded = !access(pin("maps/", "settings"), F_OK);
-	need(command == LOAD || loaded, "%s: no onramp here: load it, or give -p", arg['p']);
+	need((loaded = !access(pin("maps/", "settings"), F_OK)) || command == LOAD,
+	     "%s: no onramp here: load it, or give -p", arg['p']);
 	command == LOAD ? load(loaded) : command == UNLOAD ? unload() : write_maps();
 	_exit(0); /* without undoing */
 }

@@ -1,30 +1,139 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-# connect6 and getpeername6: IPv4-mapped destinations get the IPv4 verdict, and
-# true IPv6 of an enrolled pod is refused while ztunnel has no IPv6 address.
+# connect6 and getpeername6: the verdict table for IPv6, for dual-stack and
+# IPv6-only pods, and IPv4-mapped destinations, which get the IPv4 verdict.
 
 load helpers.bash
 
+ZTUNNEL_POD_IP6=fd00:77::9
+
 setup_file() {
 	node_up connect6
-	ztunnel_up
+	ip -n "$RUN-node" addr add fd00:77::ff/64 dev br0 nodad
+	pod_up ztunnel "$ZTUNNEL_POD_IP"
 	pod_up client 10.77.1.2
 	pod_up server 10.77.2.2
-	for name in client server; do
-		ip -n "$RUN-$name" addr add "fd00:77::$([ $name = client ] && echo 1 || echo 2)/64" \
-			dev eth0 nodad
-	done
+	pod_up six # IPv6 alone, enrolled by it
+	ip -n "$RUN-ztunnel" addr add "$ZTUNNEL_POD_IP6/64" dev eth0 nodad
+	ip -n "$RUN-client" addr add fd00:77::1/64 dev eth0 nodad
+	ip -n "$RUN-server" addr add fd00:77::2/64 dev eth0 nodad
+	ip -n "$RUN-six" addr add fd00:77:0:0:6::6/64 dev eth0 nodad
+	serve ztunnel :: 15001 15006 15053
 	serve server :: 80
-	reload -e 10.77.1.0/24
+	serve six :: 80
+	reload -z "$ZTUNNEL_POD_IP6" -e 10.77.1.0/24 -e fd00:77:0:0:6::/80
 }
 
 teardown_file() {
 	node_down
 }
 
+captured() { # PORT ORIGINAL
+	has "local=[$ZTUNNEL_POD_IP6]:$1 " " orig6=[${2%:*}]:${2##*:}" "dialled=[${2%:*}]:${2##*:} "
+}
+
+@test "IPv6: to ztunnel, which sees the pod's own address and port" {
+	run -0 pod client "$TCP" dial fd00:77::2 80
+	captured 15001 fd00:77::2:80
+	from=${output##*from=}
+	from=${from%% *}
+	has "peer=$from " "from=[fd00:77::1]:"
+}
+
+@test "IPv6: SO_ORIGINAL_DST is at SOL_IPV6 alone, a mapped one's at SOL_IP alone" {
+	run -0 pod client "$TCP" dial fd00:77::2 80
+	[[ $output != *"orig4=["* && $output != *"orig4=10"* ]]
+	run -0 pod client "$TCP" dial ::ffff:10.77.2.2 80
+	has "orig4=10.77.2.2:80 "
+	[[ $output != *"orig6=["* ]]
+}
+
+@test "IPv6-only pod, enrolled by its IPv6 rule" {
+	run -0 pod six "$TCP" dial fd00:77::2 80
+	captured 15001 fd00:77::2:80
+	onramp exclude fd00:77:0:0:6::6
+	run -0 pod six "$TCP" dial fd00:77::2 80
+	onramp forget fd00:77:0:0:6::6
+	has "dialled=[fd00:77::2]:80 " "local=[fd00:77::2]:80 "
+}
+
+@test "dual-stack pod: a rule for either family holds for both, OUT before IN" {
+	onramp exclude fd00:77::1
+	run -0 pod client "$TCP" dial 10.77.2.2 80
+	has "local=[::ffff:10.77.2.2]:80 "
+	run -0 pod client "$TCP" dial fd00:77::2 80
+	has "local=[fd00:77::2]:80 "
+	onramp forget fd00:77::1
+	onramp enroll fd00:77::2
+	run -0 pod server "$TCP" dial fd00:77:0:0:6::6 80
+	captured 15001 fd00:77::6:0:0:6:80
+	run -0 pod server "$TCP" dial 10.9.9.9 80
+	has "orig4=10.9.9.9:80 "
+	onramp forget fd00:77::2
+}
+
+@test "IPv6: loopback, unspecified, multicast and own addresses are left alone" {
+	before=$(connects passed local)
+	for address in ::1 :: fd00:77::1; do
+		run -1 pod client "$TCP" dial "$address" 9
+		is "$output" ECONNREFUSED
+	done
+	run -1 pod client "$TCP" dial ff05::1 80
+	is "$(connects passed local)" $((before + 4))
+}
+
+@test "IPv6: bypass_rules, by -b and by bpftool" {
+	reload -z "$ZTUNNEL_POD_IP6" -b fd00:77::2
+	run -0 pod client "$TCP" dial fd00:77::2 80
+	has "local=[fd00:77::2]:80 "
+	"$BPFTOOL" map delete pinned "$PIN/maps/bypass_rules" \
+		key 128 0 0 0 0xfd 0 0 0x77 0 0 0 0 0 0 0 0 0 0 0 2
+	run -0 pod client "$TCP" dial fd00:77::2 80
+	captured 15001 fd00:77::2:80
+}
+
+@test "IPv6: ztunnel's own pod is left alone; who is not enrolled too" {
+	onramp enroll "$ZTUNNEL_POD_IP6"
+	run -0 pod ztunnel "$TCP" dial fd00:77::2 80
+	onramp forget "$ZTUNNEL_POD_IP6"
+	has "local=[fd00:77::2]:80 "
+	run -0 pod server "$TCP" dial fd00:77:0:0:6::6 80
+	has "local=[fd00:77::6:0:0:6]:80 "
+}
+
+@test "IPv6: a node program to an enrolled pod goes to the inbound port" {
+	pod six true
+	run -0 node "$TCP" dial fd00:77:0:0:6::6 80
+	captured 15006 fd00:77::6:0:0:6:80
+	run -0 node "$TCP" dial fd00:77::2 80
+	has "local=[fd00:77::2]:80 "
+}
+
+@test "IPv6: link-local destinations are captured like any other" {
+	link_local=$(ip -n "$RUN-server" -6 -o addr show dev eth0 scope link | awk '{ sub("/.*", "", $4); print $4 }')
+	run -0 pod client "$TCP" dial "$link_local%eth0" 80
+	has "local=[$ZTUNNEL_POD_IP6]:15001 " "orig6=[$link_local]:80" "dialled=[$link_local]:80 "
+}
+
+@test "a family that ztunnel has no address for is refused, never let through" {
+	reload
+	before=$(connects refused no_ztunnel_for_family)
+	run -1 pod client "$TCP" dial fd00:77::2 80
+	is "$output" EPERM
+	is "$(connects refused no_ztunnel_for_family)" $((before + 1))
+	run -0 pod client "$TCP" dial 10.77.2.2 80
+	has "orig4=10.77.2.2:80 "
+	ZTUNNEL_POD_IP=$ZTUNNEL_POD_IP6 reload
+	run -1 pod client "$TCP" dial 10.77.2.2 80
+	is "$output" EPERM
+	run -0 pod client "$TCP" dial fd00:77::2 80
+	captured 15001 fd00:77::2:80
+	reload -z "$ZTUNNEL_POD_IP6"
+}
+
 @test "a mapped destination is captured, and the client sees it as its peer" {
 	run -0 pod client "$TCP" dial ::ffff:10.77.2.2 80
-	has "local=$ZTUNNEL_POD_IP:15001 " "orig4=10.77.2.2:80 " " peer=10.77.1.2:"
+	has "local=[::ffff:$ZTUNNEL_POD_IP]:15001 " "orig4=10.77.2.2:80 " " peer=[::ffff:10.77.1.2]:"
 	has "dialled=[::ffff:10.77.2.2]:80 "
 }
 
@@ -33,33 +142,16 @@ teardown_file() {
 	is "$output" ECONNREFUSED
 	run -1 pod client "$TCP" dial ::ffff:127.0.0.1 9
 	is "$output" ECONNREFUSED
+	before=$(connects passed not_enrolled)
 	run -0 pod server "$TCP" dial ::ffff:10.77.2.2 80
 	has "dialled=[::ffff:10.77.2.2]:80 "
-	is "$(connects passed not_enrolled)" 0
+	is "$(connects passed not_enrolled)" "$before"
 	run -1 pod server "$TCP" dial ::ffff:10.77.1.2 9
-	is "$(connects passed not_enrolled)" 1
+	is "$(connects passed not_enrolled)" $((before + 1))
 }
 
 @test "mapped: a node program to an enrolled pod goes to the inbound port" {
 	pod client true
 	run -0 node "$TCP" dial ::ffff:10.77.1.2 80
-	has "local=$ZTUNNEL_POD_IP:15006 " "orig4=10.77.1.2:80 "
-}
-
-@test "IPv6 of an enrolled pod is refused, never let through around ztunnel" {
-	before=$(connects refused no_ztunnel_for_family)
-	run -1 pod client "$TCP" dial fd00:77::2 80
-	is "$output" EPERM
-	is "$(connects refused no_ztunnel_for_family)" $((before + 1))
-}
-
-@test "IPv6 that stays: loopback and own address pass, and so does who is not enrolled" {
-	run -1 pod client "$TCP" dial ::1 9
-	is "$output" ECONNREFUSED
-	run -1 pod client "$TCP" dial fd00:77::1 9
-	is "$output" ECONNREFUSED
-	onramp exclude 10.77.1.2
-	run -0 pod client "$TCP" dial fd00:77::2 80
-	onramp forget 10.77.1.2
-	has "dialled=[fd00:77::2]:80 " "local=[fd00:77::2]:80 "
+	has "local=[::ffff:$ZTUNNEL_POD_IP]:15006 " "orig4=10.77.1.2:80 "
 }

@@ -40,14 +40,14 @@ node_up() { # NAME
 }
 
 # A light pod: netns, veth to the bridge, address, cgroup.
-pod_up() { # NAME IP [CGROUP]
+pod_up() { # NAME [IP] [CGROUP]
 	ip netns add "$RUN-$1"
 	ip -n "$RUN-$1" -batch - <<-END
 		link set lo up
 		link add eth0 type veth peer name v$1 netns $RUN-node
-		addr add $2/16 dev eth0
+		${2:+addr add $2/16 dev eth0}
 		link set eth0 up
-		route add default via $NODE_IP
+		${2:+route add default via $NODE_IP}
 	END
 	ip -n "$RUN-node" link set "v$1" master br0 up
 	mkdir -p "$CG/${3:-$1}"

@@ -59,6 +59,8 @@ refuses_all() {
 	refuses "10.77.0.9/24" reload_bare -z 10.77.0.9/24
 	refuses "0.0.0.0" reload_bare -z 0.0.0.0
 	refuses "ztunnel.local" reload_bare -z ztunnel.local
+	refuses "::1" reload_bare -z ::1
+	refuses "fd00::9/64" reload_bare -z 10.77.0.9 -z fd00::9/64
 	refuses "10.1.0.0/33" reload -e 10.1.0.0/33
 	refuses "10.1.0.0/-1" reload -e 10.1.0.0/-1
 	refuses "10.1.0.0/" reload -x 10.1.0.0/
@@ -85,12 +87,12 @@ reload_bare() {
 	env -u ZTUNNEL_IP "$ONRAMP" load -p "$PIN" -c "$CG" "$@"
 }
 
-@test "30 kinds of bad input on a clean node: one line, exit 1, nothing changed" {
+@test "32 kinds of bad input on a clean node: one line, exit 1, nothing changed" {
 	refused=0
 	before=$(state)
 	refuses_all
 	unchanged "$before"
-	is "$refused" 30
+	is "$refused" 32
 	is "$(attached "$CG")" ""
 }
 
@@ -166,6 +168,17 @@ reload_bare() {
 	ZTUNNEL_IP=10.1.1.1 reload
 	run -0 pod client "$TCP" dial 10.9.9.9 80
 	has "orig4=10.9.9.9:80 "
+}
+
+@test "an address for each family: two -z, or ZTUNNEL_IP as the downward API gives it" {
+	settings() { "$BPFTOOL" map dump pinned "$PIN/maps/settings"; }
+	reload -z fd00:77::9
+	both=$(settings)
+	ZTUNNEL_IP=$ZTUNNEL_POD_IP,fd00:77::9 "$ONRAMP" load -p "$PIN" -c "$CG" \
+		-n "/run/netns/$RUN-node"
+	is "$(settings)" "$both"
+	reload
+	run ! is "$(settings)" "$both"
 }
 
 @test "load over a running instance: links stay, programs are new, rules stay" {

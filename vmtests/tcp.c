@@ -20,6 +20,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <net/if.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <signal.h>
@@ -41,8 +42,13 @@ union name {
 
 static union name parse(const char *ip, const char *port)
 {
+	const char *scope = strchr(ip, '%'); /* fe80::1%eth0 */
+	char copy[64] = "";
 	union name name = {};
 
+	strncpy(copy, ip, sizeof(copy) - 1);
+	if (scope && (name.v6.sin6_scope_id = if_nametoindex(scope + 1)))
+		copy[scope - ip] = 0, ip = copy;
 	if (inet_pton(AF_INET, ip, &name.v4.sin_addr) == 1) {
 		name.v4.sin_family = AF_INET;
 		name.v4.sin_port = htons(atoi(port));
