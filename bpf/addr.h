@@ -35,6 +35,13 @@ static __always_inline bool addr_is_link_local_v6(const union addr *a)
 	return (a->word[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000);
 }
 
+static __always_inline bool addr_is_loopback(const union addr *a)
+{
+	if (addr_is_v4(a))
+		return a->byte[12] == 127;
+	return !a->half[0] && !a->word[2] && a->word[3] == bpf_htonl(1);
+}
+
 /* Loopback, unspecified or multicast. */
 static __always_inline bool addr_stays_here(const union addr *a)
 {

@@ -12,8 +12,16 @@ int connect4(struct bpf_sock_addr *ctx)
 		.asked.ip = addr_from_v4(ctx->user_ip4),
 		.asked.port = bpf_ntohs(ctx->user_port),
 	};
-	int verdict = redirect(ctx, &dialled);
+	union addr from = {};
+	int verdict = redirect(ctx, &dialled, &from);
 
+	if (!addr_is_zero(&from)) {
+		struct sockaddr_in name = { .sin_family = AF_INET,
+					    .sin_addr.s_addr = from.word[3] };
+
+		/* Fails where the program has bound the socket itself. */
+		bpf_bind(ctx, (struct sockaddr *)&name, sizeof(name));
+	}
 	if (!addr_is_zero(&dialled.given.ip)) {
 		ctx->user_ip4 = dialled.given.ip.word[3];
 		ctx->user_port = bpf_htons(dialled.given.port);

@@ -13,8 +13,16 @@ int connect6(struct bpf_sock_addr *ctx)
 				   ctx->user_ip6[3] },
 		.asked.port = bpf_ntohs(ctx->user_port),
 	};
-	int verdict = redirect(ctx, &dialled);
+	union addr from = {};
+	int verdict = redirect(ctx, &dialled, &from);
 
+	if (!addr_is_zero(&from)) {
+		struct sockaddr_in6 name = { .sin6_family = AF_INET6 };
+
+		/* Fails where the program has bound the socket itself. */
+		__builtin_memcpy(&name.sin6_addr, &from, sizeof(from));
+		bpf_bind(ctx, (struct sockaddr *)&name, sizeof(name));
+	}
 	if (!addr_is_zero(&dialled.given.ip)) {
 		ctx->user_ip6[0] = dialled.given.ip.word[0];
 		ctx->user_ip6[1] = dialled.given.ip.word[1];

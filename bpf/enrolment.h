@@ -15,13 +15,20 @@ static __always_inline __u32 rule_of(void *rules, const union addr *ip)
 	return rule ? *rule : 0;
 }
 
-/* Of a pod's addresses, one is IN and neither is OUT. */
-static __always_inline bool is_enrolled(const union addr ip[FAMILIES])
+/* For a pod's addresses: OUT if one of them is OUT, IN if one is IN, else 0. */
+static __always_inline __u32 pod_rule(const union addr ip[FAMILIES])
 {
 	__u32 v4 = addr_is_zero(&ip[V4]) ? 0 : rule_of(&mesh_rules, &ip[V4]);
 	__u32 v6 = addr_is_zero(&ip[V6]) ? 0 : rule_of(&mesh_rules, &ip[V6]);
 
-	return v4 != RULE_OUT && v6 != RULE_OUT && (v4 == RULE_IN || v6 == RULE_IN);
+	if (v4 == RULE_OUT || v6 == RULE_OUT)
+		return RULE_OUT;
+	return v4 == RULE_IN || v6 == RULE_IN ? RULE_IN : 0;
+}
+
+static __always_inline bool is_enrolled(const union addr ip[FAMILIES])
+{
+	return pod_rule(ip) == RULE_IN;
 }
 
 /* Reads the pod's netns; false: it is gone, or ip no longer its pod address. */

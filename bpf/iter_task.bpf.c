@@ -39,7 +39,6 @@ int iter_task(struct bpf_iter__task *ctx)
 		return 0;
 	head = (__u64)first + offsetof(struct task_struct, tasks);
 	pos = list_next(head, head);
-	for (int i = 0; i < CHUNKS && pos; i++)
-		pos = chunk_remember(pos, head);
+	for (int i = 0; i < CHUNKS && pos; i++) pos = chunk_remember(pos, head);
 	return 0;
 }

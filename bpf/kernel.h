@@ -96,8 +96,13 @@ struct sock_common {
 	possible_net_t skc_net;
 };
 
+struct sock_cgroup_data {
+	struct cgroup *cgroup;
+};
+
 struct sock {
 	struct sock_common __sk_common;
+	struct sock_cgroup_data sk_cgrp_data;
 };
 
 struct tcp_sock {
@@ -182,6 +187,11 @@ struct net___uncounted {
 	} net_cookie;
 };
 
+/* Before 5.15 (8520e224f547) a pointer with flags, or a net_cls or net_prio number. */
+struct sock_cgroup_data___flagged {
+	__u64 val;
+};
+
 /* Before 6.1 (7f203bc89eb6) ids, then pointers. Both end in the cgroup. */
 struct cgroup___ids {
 	__u64 ancestor_ids[1];
@@ -228,6 +238,18 @@ static __always_inline struct sock *kernel_socket(const void *ctx)
 
 	bpf_probe_read_kernel(&sk, sizeof(sk), ctx);
 	return sk;
+}
+
+/* The cgroup that the socket was made in; NULL: the kernel holds no such thing. */
+static __always_inline struct cgroup *socket_cgroup(struct sock *sk)
+{
+	struct sock_cgroup_data___flagged *old = (void *)&sk->sk_cgrp_data;
+	__u64 val = 0;
+
+	if (!bpf_core_field_exists(old->val))
+		return BPF_CORE_READ(sk, sk_cgrp_data.cgroup);
+	bpf_core_read(&val, sizeof(val), &old->val);
+	return val & 1 ? NULL : (struct cgroup *)(val & ~3ULL);
 }
 
 /* The id of the cgroup's ancestor at level, which must not exceed its own. */

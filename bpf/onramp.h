@@ -27,7 +27,7 @@ struct endpoint {
 
 /* settings: key 0. No entry, or no ztunnel address: everything passes. */
 struct settings {
-	union addr ztunnel[FAMILIES]; /* all zero: none for this family */
+	union addr ztunnel[FAMILIES]; /* all zero: none; loopback: in-pod mode */
 	__u64 ztunnel_cgroup;	      /* id; 0: the pod that holds ztunnel's address */
 	__u64 root_cgroup;	      /* id; tasks outside go unrecorded; 0: all count */
 	__u32 node_netns;	      /* inode of nsfs; 0: the initial netns */
@@ -96,7 +96,8 @@ struct pod {
  */
 struct handover_key {
 	union addr client;
-	__u32 isn; /* client's initial sequence number */
+	__u64 netns; /* in-pod mode: of both sockets; else they differ, and it is 0 */
+	__u32 isn;   /* client's initial sequence number */
 	__u16 client_port;
 	__u16 proxy_port;
 };
@@ -143,8 +144,8 @@ _Static_assert(sizeof(struct prefix) == 20, "struct prefix is an LPM key");
 _Static_assert(sizeof(struct netns_info) == 64, "netns_info is a cache line");
 _Static_assert(sizeof(struct cgroup_info) == 104, "cgroup_info has no holes");
 _Static_assert(sizeof(struct pod) == 24, "struct pod has no holes");
-_Static_assert(sizeof(struct handover_key) == 24, "handover_key has no holes");
-_Static_assert(sizeof(struct dialled) == 72, "struct dialled has no holes");
+_Static_assert(sizeof(struct handover_key) == 32, "handover_key has no holes");
+_Static_assert(sizeof(struct dialled) == 80, "struct dialled has no holes");
 _Static_assert(sizeof(struct stats) % 64 == 0, "one CPU's lines are its own");
 
 #endif

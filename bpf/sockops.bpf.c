@@ -27,6 +27,16 @@ static __always_inline union addr addr_of(__u32 family, __be32 ip4, const volati
 	return family == AF_INET6 ? ip : addr_from_v4(ip4);
 }
 
+/* For the key: of a connection within loopback the netns, else 0. */
+static __always_inline __u64 netns_of(struct bpf_sock_ops *ctx, const union addr *proxy)
+{
+	__u32 flags = 0;
+
+	if (!addr_is_loopback(proxy))
+		return 0;
+	return netns_id(BPF_CORE_READ(kernel_socket(ctx), __sk_common.skc_net.net), &flags);
+}
+
 static __always_inline void hand_over(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
 {
 	const volatile struct bpf_sock_ops *fields = ctx;
@@ -37,6 +47,7 @@ static __always_inline void hand_over(struct bpf_sock_ops *ctx, struct bpf_sock 
 	if (!dialled)
 		return;
 	key.client = addr_of(fields->family, fields->local_ip4, fields->local_ip6);
+	key.netns = netns_of(ctx, &dialled->given.ip);
 	key.client_port = ctx->local_port;
 	key.proxy_port = dialled->given.port;
 	/* tcp_connect() sends the SYN with write_seq right after this event. */
@@ -56,13 +67,16 @@ static __always_inline void take_over(struct bpf_sock_ops *ctx, struct bpf_sock 
 	const struct settings *cfg = current_settings();
 	struct handover_key key = {};
 	struct endpoint *asked;
+	union addr own;
 
 	if (!cfg)
 		return;
 	if (ctx->local_port != cfg->outbound_port && ctx->local_port != cfg->inbound_port &&
 	    ctx->local_port != cfg->dns_port)
 		return;
+	own = addr_of(fields->family, fields->local_ip4, fields->local_ip6);
 	key.client = addr_of(fields->family, fields->remote_ip4, fields->remote_ip6);
+	key.netns = netns_of(ctx, &own);
 	key.client_port = bpf_ntohl(ctx->remote_port);
 	key.proxy_port = ctx->local_port;
 	key.isn = ctx->rcv_nxt - 1; /* nothing but the SYN has been counted */

@@ -51,6 +51,82 @@ static __always_inline bool socket_netns(struct bpf_sock_addr *ctx, const union 
 	return netns_has(net, ip);
 }
 
+/* ztunnel listens on loopback inside the pods' netns. */
+static __always_inline bool in_pod_mode(const struct settings *cfg)
+{
+	return addr_is_loopback(&cfg->ztunnel[V4]) || addr_is_loopback(&cfg->ztunnel[V6]);
+}
+
+/*
+ * Whether a socket made in ztunnel's cgroup listens at ip (in two halves) and
+ * port in the netns of the context's socket. Global, as netns.h's walks are.
+ */
+WALK int ztunnel_listens(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1, __u32 port, __u64 ztunnel)
+{
+	union addr ip = { .half = { ip0, ip1 } };
+	struct bpf_sock_tuple to = {};
+	struct cgroup *owner;
+	struct tcp_sock *tcp;
+	struct bpf_sock *sk;
+	int listens = 0;
+
+	if (addr_is_v4(&ip)) {
+		to.ipv4.saddr = to.ipv4.daddr = ip.word[3];
+		to.ipv4.dport = bpf_htons(port);
+		sk = bpf_sk_lookup_tcp(ctx, &to, sizeof(to.ipv4), BPF_F_CURRENT_NETNS, 0);
+	} else {
+		to.ipv6.saddr[3] = to.ipv6.daddr[3] = ip.word[3]; /* ::1 */
+		to.ipv6.dport = bpf_htons(port);
+		sk = bpf_sk_lookup_tcp(ctx, &to, sizeof(to.ipv6), BPF_F_CURRENT_NETNS, 0);
+	}
+	if (!sk)
+		return 0;
+	tcp = sk->state == BPF_TCP_LISTEN ? bpf_skc_to_tcp_sock(sk) : NULL;
+	if (tcp) {
+		owner = socket_cgroup((struct sock *)tcp);
+		listens = owner && cgroup_is_within(owner, ztunnel);
+	}
+	bpf_sk_release(sk);
+	return listens;
+}
+
+static __always_inline bool listens_at(struct bpf_sock_addr *ctx, const struct settings *cfg,
+				       const union addr *ip)
+{
+	return ztunnel_listens(ctx, ip->half[0], ip->half[1], cfg->outbound_port,
+			       cfg->ztunnel_cgroup);
+}
+
+/*
+ * In-pod mode: whether ztunnel listens in the socket's netns, and in *via where
+ * a connection to `to` goes; zero: nowhere, not for its family.
+ *
+ * All of 127/8 leads to a listener on the wildcard address, so the destination
+ * chooses one of four million: were it one for all, the client's ports would
+ * soon be used up. IPv6 has but ::1.
+ */
+static __always_inline bool ztunnel_is_in_pod(struct bpf_sock_addr *ctx, const struct settings *cfg,
+					      const struct endpoint *to, union addr *via)
+{
+	__u64 hash = (to->ip.half[0] ^ to->ip.half[1] ^ to->port) * 0x9e3779b97f4a7c15ULL;
+	union addr v4 = addr_from_v4(bpf_htonl((127 << 24) + (1 << 16) + (hash >> 42)));
+	const union addr *v6 = &cfg->ztunnel[V6];
+	bool to_v4 = addr_is_v4(&to->ip), in_v4 = false, in_v6 = false;
+
+	if (addr_is_loopback(&cfg->ztunnel[V4])) {
+		in_v4 = listens_at(ctx, cfg, &v4);
+		if (!in_v4) {
+			v4 = cfg->ztunnel[V4];
+			in_v4 = listens_at(ctx, cfg, &v4);
+		}
+	}
+	if (!(in_v4 && to_v4) && addr_is_loopback(v6))
+		in_v6 = listens_at(ctx, cfg, v6);
+	if (to_v4 ? in_v4 : in_v6)
+		*via = to_v4 ? v4 : *v6;
+	return in_v4 || in_v6;
+}
+
 /* By its cgroup where that is known, else as the pod with ztunnel's address. */
 static __always_inline bool is_ztunnel(const struct settings *cfg, const struct netns_info *info)
 {
@@ -89,17 +165,18 @@ static __always_inline bool is_local_enrolled_pod(const union addr *ip, struct n
 
 /*
  * Decides on a TCP connect() to `to`. Returns ALLOW or REFUSE, counts it, and
- * fills via when the connection is to go there instead.
+ * fills via when the connection is to go there instead; and from, when it must
+ * say where it comes from.
  */
 static __always_inline int connect_verdict(struct bpf_sock_addr *ctx, const struct endpoint *to,
-					   struct endpoint *via)
+					   struct endpoint *via, union addr *from)
 {
 	const struct settings *cfg = current_settings();
 	enum family family = addr_family(&to->ip);
 	struct cgroup_info entry = {};
 	struct netns_info *now = &entry.now;
 	enum counter counter;
-	bool own;
+	bool own, in_pod;
 
 	if (!cfg || (addr_is_zero(&cfg->ztunnel[V4]) && addr_is_zero(&cfg->ztunnel[V6]))) {
 		count(STAT_NO_ZTUNNEL); /* 1 */
@@ -122,45 +199,53 @@ static __always_inline int connect_verdict(struct bpf_sock_addr *ctx, const stru
 		count(STAT_BYPASSED); /* 3 */
 		return ALLOW;
 	}
+	in_pod = in_pod_mode(cfg);
 	if (netns_is_node(cfg, now)) {
-		if (cfg->flags & NO_HOST_CAPTURE || !is_local_enrolled_pod(&to->ip, now)) {
+		if (in_pod || cfg->flags & NO_HOST_CAPTURE ||
+		    !is_local_enrolled_pod(&to->ip, now)) {
 			count(STAT_NODE); /* 8 */
 			return ALLOW;
 		}
 		via->port = cfg->inbound_port; /* 7 */
 		counter = STAT_INBOUND;
-	} else if (!is_enrolled(now->ip)) {
+	} else if (in_pod ? pod_rule(now->ip) == RULE_OUT ||
+				    !ztunnel_is_in_pod(ctx, cfg, to, &via->ip) :
+			    !is_enrolled(now->ip)) {
 		count(STAT_NOT_ENROLLED); /* 8 */
 		return ALLOW;
 	} else if (to->port == DNS_PORT && cfg->flags & DNS_CAPTURE) {
-		via->port = cfg->dns_port; /* 4 */
+		via->port = cfg->dns_port; /* 4, 6 */
 		counter = STAT_DNS;
 	} else {
-		via->port = cfg->outbound_port; /* 5 */
+		via->port = cfg->outbound_port; /* 5, 6 */
 		counter = STAT_OUTBOUND;
 	}
-	if (addr_is_zero(&cfg->ztunnel[family])) {
+	if (in_pod)
+		*from = now->ip[family]; /* or the route to loopback would choose */
+	else
+		via->ip = cfg->ztunnel[family];
+	if (addr_is_zero(&via->ip)) {
 		count(STAT_REFUSED);
 		return REFUSE;
 	}
-	via->ip = cfg->ztunnel[family];
 	count(counter);
 	return ALLOW;
 }
 
 /*
  * What connect4 and connect6 do: fresh->asked is the destination, the rest is
- * zero. Returns the verdict; fresh->given is where to go instead, with a zero
- * address where the destination stays.
+ * zero, and so is from. Returns the verdict; fresh->given is where to go instead
+ * and from the address to bind first, zero where nothing changes.
  */
-static __always_inline int redirect(struct bpf_sock_addr *ctx, struct dialled *fresh)
+static __always_inline int redirect(struct bpf_sock_addr *ctx, struct dialled *fresh,
+				    union addr *from)
 {
 	struct dialled *dialled;
 	int verdict;
 
 	if (ctx->type != SOCK_STREAM || ctx->protocol != IPPROTO_TCP)
 		return ALLOW;
-	verdict = connect_verdict(ctx, &fresh->asked, &fresh->given);
+	verdict = connect_verdict(ctx, &fresh->asked, &fresh->given, from);
 	if (addr_is_zero(&fresh->given.ip)) {
 		/* The socket may have been redirected in an earlier life. */
 		bpf_sk_storage_delete(&dialled_sockets, ctx->sk);

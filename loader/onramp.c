@@ -14,7 +14,6 @@
 #include <unistd.h>
 
 #define need(condition, ...) ((condition) ? (void)0 : errx(1, __VA_ARGS__))
-#define WHY strerror(errno)
 #define CAPABILITIES "CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN; before 5.11 CAP_SYS_RESOURCE"
 /* Something to change, and what was there before: an entry of a map, or a program's pin. */
 static struct change {
@@ -83,7 +82,7 @@ static int remove_one(const char *name, const struct stat *st, int type, struct 
 static void unload(void)
 {
 	unlink(pin("links/", "connect4")), unlink(pin("links/", "connect6")); /* these first */
-	need(!nftw(arg['p'], remove_one, 8, FTW_DEPTH), "%s: %s", arg['p'], WHY);
+	need(!nftw(arg['p'], remove_one, 8, FTW_DEPTH), "%s: %m", arg['p']);
 }
 
 static void undo(void)
@@ -115,7 +114,7 @@ static void write_maps(void)
 			change->existed |= !memcmp(&key, &change->key, sizeof(key));
 		need(!(change->remove ? bpf_map_delete_elem(fd, &change->key) :
 					bpf_map_update_elem(fd, &change->key, &change->value, 0)),
-		     "%s: cannot change %s: %s", change->text, change->map, WHY);
+		     "%s: cannot change %s: %m", change->text, change->map);
 	}
 }
 
@@ -147,7 +146,7 @@ static void attach(struct bpf_program *program)
 				 bpf_program__attach_cgroup(program, open(cgroup, O_RDONLY));
 		err = !link || bpf_link__pin(link, new) || rename(new, change->pin);
 	}
-	need(!err, "%s: cannot attach to %s: %s: see bpftool cgroup tree", name, cgroup, WHY);
+	need(!err, "%s: cannot attach to %s: %m: see bpftool cgroup tree", name, cgroup);
 }
 
 static void load(bool loaded)
@@ -161,9 +160,10 @@ static void load(bool loaded)
 	need(arg['z'] || (arg['z'] = getenv("ZTUNNEL_IP")), "no ztunnel: give -z or ZTUNNEL_IP");
 	for (char *ip, *list = strdup(arg['z']); (ip = strsep(&list, ","));) {
 		struct prefix z = parse(ip);
-		bool v6 = z.ip.half[0] || z.ip.word[2] != htonl(0xffff);
+		bool v6 = strchr(ip, ':'), in_pod = !strcmp(ip, "127.0.0.1") || !strcmp(ip, "::1");
 
-		need(z.length == 128 && z.ip.byte[v6 ? 0 : 12] % 127, "%s: no pod address", ip);
+		need(in_pod || (z.length == 128 && z.ip.byte[v6 ? 0 : 12] % 127), "%s: no pod", ip);
+		need(!in_pod || arg['t'], "%s: in-pod mode: give ztunnel's cgroup, -t", ip);
 		new.ztunnel[v6] = z.ip;
 	}
 	arg['c'] = arg['c'] ?: access(hybrid, F_OK) ? "/sys/fs/cgroup" : hybrid;
@@ -174,17 +174,17 @@ static void load(bool loaded)
 	changes[wanted] = (struct change){ .text = "-z", .map = "settings" };
 	memcpy(changes[wanted++].value, &new, sizeof(new));
 	inode("/sys/kernel/btf", SYSFS_MAGIC, "kernel with BTF");
-	need(loaded || !(mkdir(arg['p'], 0700) || atexit(unload)), "%s: %s: give -p", arg['p'], WHY);
+	need(loaded || !(mkdir(arg['p'], 0700) || atexit(unload)), "%s: %m: give -p", arg['p']);
 	inode(arg['p'], BPF_FS_MAGIC, "path in a bpffs (mount -t bpf)");
 	bpf_object__for_each_map (map, skel->obj)
 		if (!strchr(bpf_map__name(map), '.')) /* constants stay with the programs */
 			bpf_map__set_pin_path(map, pin("maps/", bpf_map__name(map)));
-	need(!bpf_object__load(skel->obj), "cannot load: %s: %s", WHY,
+	need(!bpf_object__load(skel->obj), "cannot load: %m: %s",
 	     errno == EPERM ? "give " CAPABILITIES : "see -v");
 	write_maps();
 	bpf_object__for_each_program(program, skel->obj) /* connect last: see the Makefile */
 		attach(program);
-	need(!read(open(pin("links/", "iter_task"), O_RDONLY), &new, 1), "iter_task: %s", WHY);
+	need(!read(open(pin("links/", "iter_task"), O_RDONLY), &new, 1), "iter_task: %m");
 }
 
 int main(int argc, char **argv)

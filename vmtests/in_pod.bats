@@ -1,0 +1,172 @@
+#!/usr/bin/env bats
+# SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+# In-pod mode: ztunnel, in its own cgroup, listens inside the pods' netns; such
+# a listener is what enrols a pod.
+
+load helpers.bash
+
+setup_file() {
+	local name
+	node_up in_pod
+	ip -n "$RUN-node" addr add fd00:77::ff/64 dev br0 nodad
+	mkdir "$CG/ztunnel"
+	pod_up server 10.77.2.2
+	pod_up client 10.77.1.2
+	pod_up other 10.77.1.3
+	for name in client:1 server:2 other:3; do
+		ip -n "$RUN-${name%:*}" addr add "fd00:77::${name#*:}/64" dev eth0 nodad
+	done
+	serve server :: 80 81 53
+	"$ONRAMP" load -z 127.0.0.1 -z ::1 -p "$PIN" -c "$CG" -n "/run/netns/$RUN-node" \
+		-t "$CG/ztunnel"
+}
+
+teardown_file() {
+	node_down
+}
+
+# ztunnel listens in the pod's netns, or no more.
+listen_in() { # POD ADDRESS PORT...
+	local out=$WORK/ztunnel-in-$1
+	mkdir -p "$CG/ztunnel/$1"
+	run_in "ztunnel/$1" "$1" "$TCP" serve "${@:2}" >"$out" 2>&1 3>&- &
+	disown
+	retry 100 grep -q ready "$out"
+}
+leave() { # POD
+	cgroup_end "$CG/ztunnel/$1"
+}
+
+captured() { # ORIGINAL
+	[[ $output =~ \ local=\[::ffff:127\.[0-9.]+\]:15001\  ]] || { echo "got: $output"; return 1; }
+	has " orig4=$1 " "dialled=$1 "
+}
+
+@test "no listener: not enrolled, whatever mesh_rules say" {
+	onramp enroll 10.77.1.0/24
+	run -0 pod client "$TCP" dial 10.77.2.2 80
+	onramp forget 10.77.1.0/24
+	has "dialled=10.77.2.2:80 " " local=[::ffff:10.77.2.2]:80 "
+}
+
+@test "a listener that comes and goes changes the very next connect() of a running process" {
+	mkfifo "$WORK/steps"
+	pod client "$TCP" steps 10.77.2.2 80 <"$WORK/steps" >"$WORK/dialled" 3>&- &
+	exec 9>"$WORK/steps"
+	step() { # N
+		echo >&9
+		retry 100 sh -c "[ \$(wc -l <'$WORK/dialled') -ge $1 ]"
+		output=$(sed -n "$1p" "$WORK/dialled")
+	}
+	step 1
+	has " local=[::ffff:10.77.2.2]:80 "
+	listen_in client :: 15001 15053
+	step 2
+	captured 10.77.2.2:80
+	leave client
+	step 3
+	has " local=[::ffff:10.77.2.2]:80 "
+	listen_in client :: 15001 15053
+	step 4
+	captured 10.77.2.2:80
+	exec 9>&-
+}
+
+@test "the proxy sees the pod's address and port, the client whom it dialled" {
+	run -0 pod client "$TCP" dial 10.77.2.2 80
+	captured 10.77.2.2:80
+	from=${output##*from=}
+	from=${from%% *}
+	has "from=10.77.1.2:" " peer=[::ffff:10.77.1.2]:${from##*:} "
+}
+
+@test "destinations are spread over 127/8" {
+	one=$(pod client "$TCP" dial 10.77.2.2 80 | sed 's/.* local=\([^ ]*\).*/\1/')
+	two=$(pod client "$TCP" dial 10.77.2.2 81 | sed 's/.* local=\([^ ]*\).*/\1/')
+	three=$(pod client "$TCP" dial 10.9.9.9 80 | sed 's/.* local=\([^ ]*\).*/\1/')
+	[ "$one" != "$two" ] && [ "$two" != "$three" ] && [ "$one" != "$three" ]
+}
+
+@test "a listener on 127.0.0.1 alone is found as well" {
+	listen_in other 127.0.0.1 15001
+	run -0 pod other "$TCP" dial 10.77.2.2 80
+	has " local=127.0.0.1:15001 " "orig4=10.77.2.2:80 " "dialled=10.77.2.2:80 "
+	# It has none for IPv6: refused, not let through.
+	run -1 pod other "$TCP" dial fd00:77::2 80
+	is "$output" EPERM
+	leave other
+}
+
+@test "IPv6 goes to ::1, and the proxy sees the pod's address" {
+	run -0 pod client "$TCP" dial fd00:77::2 80
+	has "local=[::1]:15001 " "orig6=[fd00:77::2]:80" "dialled=[fd00:77::2]:80 " \
+		"from=[fd00:77::1]:" " peer=[fd00:77::1]:"
+}
+
+@test "IPv4-mapped goes the way of IPv4" {
+	run -0 pod client "$TCP" dial ::ffff:10.77.2.2 80
+	[[ $output =~ \ local=\[::ffff:127\.[0-9.]+\]:15001\  ]]
+	has " orig4=10.77.2.2:80 " "dialled=[::ffff:10.77.2.2]:80 " " peer=[::ffff:10.77.1.2]:"
+}
+
+@test "loopback, own addresses and bypasses are left alone" {
+	for address in 127.0.0.1 10.77.1.2 ::1 fd00:77::1; do
+		run -1 pod client "$TCP" dial "$address" 9
+		is "$output" ECONNREFUSED
+	done
+	"$BPFTOOL" map update pinned "$PIN/maps/bypass_rules" \
+		key 128 0 0 0 $(bytes_of 10.77.2.2) value 3 0 0 0
+	run -0 pod client "$TCP" dial 10.77.2.2 80
+	"$BPFTOOL" map delete pinned "$PIN/maps/bypass_rules" key 128 0 0 0 $(bytes_of 10.77.2.2)
+	has " local=[::ffff:10.77.2.2]:80 "
+}
+
+@test "mesh_rules can take a pod away" {
+	onramp exclude 10.77.1.2
+	run -0 pod client "$TCP" dial 10.77.2.2 80
+	onramp forget 10.77.1.2
+	has " local=[::ffff:10.77.2.2]:80 "
+	run -0 pod client "$TCP" dial 10.77.2.2 80
+	captured 10.77.2.2:80
+}
+
+@test "a listener that is not ztunnel's enrols nobody" {
+	mkdir "$CG/other/own"
+	run_in other/own other "$TCP" serve :: 15001 >"$WORK/own" 2>&1 3>&- &
+	retry 100 grep -q ready "$WORK/own"
+	run -0 run_in other/own other "$TCP" dial 10.77.2.2 80
+	cgroup_end "$CG/other/own"
+	has " local=[::ffff:10.77.2.2]:80 "
+}
+
+@test "what ztunnel opens inside a pod's netns passes" {
+	before=$(connects passed ztunnel)
+	run -0 run_in ztunnel client "$TCP" dial 10.77.2.2 80
+	has " local=[::ffff:10.77.2.2]:80 " " peer=[::ffff:10.77.1.2]:"
+	is "$(connects passed ztunnel)" $((before + 1))
+}
+
+@test "node programs' traffic to pods is left alone" {
+	run -1 node "$TCP" dial 10.77.1.2 9
+	is "$output" ECONNREFUSED
+	run -0 node "$TCP" dial 10.77.2.2 80
+	has " local=[::ffff:10.77.2.2]:80 "
+}
+
+@test "two pods, the same source port and destination at once: each its own" {
+	listen_in other :: 15001
+	for round in 1 2 3 4 5; do
+		pod client "$TCP" from $((40000 + round)) 10.77.2.2 80 >"$WORK/one" 3>&- &
+		one=$!
+		pod other "$TCP" from $((40000 + round)) 10.9.9.$round 80 >"$WORK/two"
+		wait $one
+		output=$(cat "$WORK/one") captured 10.77.2.2:80
+		output=$(cat "$WORK/two") captured 10.9.9.$round:80
+	done
+	leave other
+}
+
+@test "the loader wants ztunnel's cgroup" {
+	run -1 "$ONRAMP" load -z 127.0.0.1 -p "$PIN" -c "$CG"
+	has "127.0.0.1" "-t"
+}
