@@ -6,20 +6,34 @@
 #include "maps.h"
 #include "netns.h"
 
-/* The longest prefix in mesh_rules or bypass_rules that has ip, or 0: none. */
-static __always_inline __u32 rule_of(void *rules, const union addr *ip)
+/*
+ * The rule of the longest prefix in mesh_rules, or else in bypass_rules, that has
+ * the address of these two halves; 0: none. Global, as netns.h's walks are: the
+ * key would else take room in the caller's stack, once for each call.
+ */
+WALK int rule_at(__u64 ip0, __u64 ip1, bool bypass)
 {
-	struct prefix key = { .length = 128, .ip = *ip };
-	__u32 *rule = bpf_map_lookup_elem(rules, &key);
+	struct prefix key = { .length = 128, .ip.half = { ip0, ip1 } };
+	__u32 *rule = bypass ? bpf_map_lookup_elem(&bypass_rules, &key) :
+			       bpf_map_lookup_elem(&mesh_rules, &key);
 
 	return rule ? *rule : 0;
 }
 
-/* For a pod's addresses: OUT if one of them is OUT, IN if one is IN, else 0. */
-static __always_inline __u32 pod_rule(const union addr ip[FAMILIES])
+static __always_inline enum rule mesh_rule(const union addr *ip)
 {
-	__u32 v4 = addr_is_zero(&ip[V4]) ? 0 : rule_of(&mesh_rules, &ip[V4]);
-	__u32 v6 = addr_is_zero(&ip[V6]) ? 0 : rule_of(&mesh_rules, &ip[V6]);
+	return addr_is_zero(ip) ? 0 : rule_at(ip->half[0], ip->half[1], false);
+}
+
+static __always_inline bool is_bypassed(const union addr *ip)
+{
+	return rule_at(ip->half[0], ip->half[1], true) == RULE_BYPASS;
+}
+
+/* For a pod's addresses: OUT if one of them is OUT, IN if one is IN, else 0. */
+static __always_inline enum rule pod_rule(const union addr ip[FAMILIES])
+{
+	enum rule v4 = mesh_rule(&ip[V4]), v6 = mesh_rule(&ip[V6]);
 
 	if (v4 == RULE_OUT || v6 == RULE_OUT)
 		return RULE_OUT;

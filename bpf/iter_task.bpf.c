@@ -19,7 +19,7 @@ WALK __u64 chunk_remember(__u64 pos, __u64 head)
 		struct task_struct *task = (void *)pos - offsetof(struct task_struct, tasks);
 
 		if (!(BPF_CORE_READ(task, flags) & PF_KTHREAD))
-			task_remember((__u64)task);
+			task_remember(task);
 		pos = list_next(pos, head);
 	}
 	return pos;

@@ -204,15 +204,20 @@ static __always_inline void netns_read(struct net *net, struct netns_info *info)
 		info->flags |= NETNS_MORE_V4 | NETNS_MORE_V6 | NETNS_DOUBT;
 }
 
-/* Whether info is what netns_read() would fill in again. */
-static __always_inline bool netns_unchanged(struct net *net, const struct netns_info *info)
+/* Whether info, if of this net, is what netns_read() would fill in again. */
+static __always_inline bool netns_same(struct net *net, const struct netns_info *info)
 {
-	__u32 gen[3], flags = info->flags;
+	__u32 gen[3], flags;
 
-	if (netns_id(net, &flags) != info->netns || flags & NETNS_REUSED)
+	if (netns_id(net, &flags) != info->netns)
 		return false;
 	netns_generation(net, gen);
 	return gen[0] == info->gen[0] && gen[1] == info->gen[1] && gen[2] == info->gen[2];
+}
+
+static __always_inline bool netns_unchanged(struct net *net, const struct netns_info *info)
+{
+	return !(info->flags & NETNS_REUSED) && netns_same(net, info);
 }
 
 /* Whether net still is the netns of that id, and not yet taken down. */

@@ -18,15 +18,14 @@
 #define MAX_CGROUP_LEVELS 16
 
 /* Counts one more home in the pod at ip. False: full, or another live pod's. */
-static __always_inline bool pod_take(const union addr *ip, __u64 netns, struct net *net)
+static __always_inline bool pod_take(const union addr *ip, const struct pod *fresh)
 {
-	struct pod fresh = { .netns = netns, .net = (__u64)net, .cgroups = 1 };
 	struct pod *pod;
 	long err;
 
 	for (int try = 0; try < 2; try++) {
 		pod = bpf_map_lookup_elem(&pod_ips, ip);
-		if (pod && pod->netns == netns) {
+		if (pod && pod->netns == fresh->netns) {
 			__sync_fetch_and_add(&pod->cgroups, 1);
 			/* Unless its last home has just taken it away. */
 			if (bpf_map_lookup_elem(&pod_ips, ip) == pod)
@@ -35,7 +34,7 @@ static __always_inline bool pod_take(const union addr *ip, __u64 netns, struct n
 		}
 		if (pod && netns_is_alive((struct net *)pod->net, pod->netns))
 			return false;
-		err = bpf_map_update_elem(&pod_ips, ip, &fresh, pod ? BPF_ANY : BPF_NOEXIST);
+		err = bpf_map_update_elem(&pod_ips, ip, fresh, pod ? BPF_ANY : BPF_NOEXIST);
 		if (!err)
 			return true;
 		if (err != -EEXIST)
@@ -68,28 +67,31 @@ static __always_inline void home_release(__u64 home, const union addr ip[FAMILIE
 static __always_inline void home_take(struct cgroup_info *entry, struct net *net)
 {
 	const struct netns_info *now = &entry->now;
+	struct pod fresh = { .netns = now->netns, .net = (__u64)net, .cgroups = 1 };
 
-	if (!addr_is_zero(&now->ip[V4]) && pod_take(&now->ip[V4], now->netns, net))
+	if (!addr_is_zero(&now->ip[V4]) && pod_take(&now->ip[V4], &fresh))
 		entry->home_ip[V4] = now->ip[V4];
-	if (!addr_is_zero(&now->ip[V6]) && pod_take(&now->ip[V6], now->netns, net))
+	if (!addr_is_zero(&now->ip[V6]) && pod_take(&now->ip[V6], &fresh))
 		entry->home_ip[V6] = now->ip[V6];
 	if (!addr_is_zero(&entry->home_ip[V4]) || !addr_is_zero(&entry->home_ip[V6]))
 		entry->home = now->netns;
 }
 
-static __always_inline void cgroup_forget(__u64 id)
+/* Global, as netns.h's walks are: remember() has no stack to spare. */
+WALK int cgroup_forget(__u64 id)
 {
 	struct cgroup_info *entry = bpf_map_lookup_elem(&cgroup_info_map, &id);
 	union addr home_ip[FAMILIES];
 	__u64 home;
 
 	if (!entry)
-		return;
+		return 0;
 	home = entry->home;
 	home_ip[V4] = entry->home_ip[V4];
 	home_ip[V6] = entry->home_ip[V6];
 	if (!bpf_map_delete_elem(&cgroup_info_map, &id) && home)
 		home_release(home, home_ip);
+	return 0;
 }
 
 static __always_inline bool cgroup_is_within(struct cgroup *cgroup, __u64 id)
@@ -103,74 +105,72 @@ static __always_inline bool cgroup_is_within(struct cgroup *cgroup, __u64 id)
 }
 
 /*
- * Notes that the cgroup runs something in net, which entry->now was just read
- * from; the rest of the entry is zero.
+ * Notes that the cgroup runs something in net, seen by task; all three are
+ * kernel addresses. Global, and by number, for the reason that netns.h's walks
+ * are.
  *
  * The home changes when there is none yet, when the home itself has other
  * addresses now, or when the cgroup is back in the node netns (a node program
  * had only visited the pod). Another netns beside the home is none of these:
  * a pod that makes itself a second netns stays where it is in pod_ips.
  */
-static __noinline void cgroup_remember(struct cgroup *cgroup, struct net *net,
-				       struct cgroup_info *entry)
+WALK int remember(__u64 cgroup_number, __u64 net_number, __u64 task_number)
 {
+	struct cgroup *cgroup = (void *)cgroup_number;
+	struct net *net = (void *)net_number;
 	const struct settings *cfg = current_settings();
-	/* The machine's own netns is no pod either, where a container is the node. */
-	bool node = netns_is_node(cfg, &entry->now) || entry->now.flags & NETNS_INITIAL;
 	__u64 id = BPF_CORE_READ(cgroup, kn, id);
+	struct cgroup_info entry = {};
 	struct cgroup_info *old;
+	bool node;
 	long err;
 
 	if (cfg && cfg->root_cgroup && !cgroup_is_within(cgroup, cfg->root_cgroup))
-		return;
+		return 0;
+	entry.now.flags = netns_initial(net, (struct task_struct *)task_number);
+	netns_read(net, &entry.now);
+	/* The machine's own netns is no pod either, where a container is the node. */
+	node = netns_is_node(cfg, &entry.now) || entry.now.flags & NETNS_INITIAL;
 
 	old = bpf_map_lookup_elem(&cgroup_info_map, &id);
 	if (old) {
 		if (netns_unchanged(net, &old->now) && (node ? !old->home : old->home != 0))
-			return;
-		entry->home = old->home;
-		entry->home_ip[V4] = old->home_ip[V4];
-		entry->home_ip[V6] = old->home_ip[V6];
-		if (entry->home && !node &&
-		    (entry->home != entry->now.netns ||
-		     (addr_equal(&entry->home_ip[V4], &entry->now.ip[V4]) &&
-		      addr_equal(&entry->home_ip[V6], &entry->now.ip[V6])))) {
-			bpf_map_update_elem(&cgroup_info_map, &id, entry, BPF_EXIST);
-			return;
+			return 0;
+		entry.home = old->home;
+		entry.home_ip[V4] = old->home_ip[V4];
+		entry.home_ip[V6] = old->home_ip[V6];
+		if (entry.home && !node &&
+		    (entry.home != entry.now.netns ||
+		     (addr_equal(&entry.home_ip[V4], &entry.now.ip[V4]) &&
+		      addr_equal(&entry.home_ip[V6], &entry.now.ip[V6])))) {
+			bpf_map_update_elem(&cgroup_info_map, &id, &entry, BPF_EXIST);
+			return 0;
 		}
 		cgroup_forget(id);
-		entry->home = 0;
-		entry->home_ip[V4] = (union addr){};
-		entry->home_ip[V6] = (union addr){};
+		entry.home = 0;
+		entry.home_ip[V4] = (union addr){};
+		entry.home_ip[V6] = (union addr){};
 	}
 	if (!node)
-		home_take(entry, net);
-	err = bpf_map_update_elem(&cgroup_info_map, &id, entry, BPF_NOEXIST);
+		home_take(&entry, net);
+	err = bpf_map_update_elem(&cgroup_info_map, &id, &entry, BPF_NOEXIST);
 	if (!err)
-		return;
+		return 0;
 	if (err != -EEXIST)
 		count(STAT_CGROUPS_FULL);
 	/* Full, or another CPU was first: its entry does the counting. */
-	home_release(entry->home, entry->home_ip);
+	home_release(entry.home, entry.home_ip);
+	return 0;
 }
 
-/*
- * The same from a task, for exec and for what ran before the load. Global, and
- * by number, for the reason that netns.h's walks are.
- */
-WALK int task_remember(__u64 number)
+/* The same from a task, for exec and for what ran before the load. */
+static __always_inline void task_remember(struct task_struct *task)
 {
-	struct task_struct *task = (void *)number;
 	struct net *net = BPF_CORE_READ(task, nsproxy, net_ns);
 	struct cgroup *cgroup = BPF_CORE_READ(task, cgroups, dfl_cgrp);
-	struct cgroup_info entry = {};
 
-	if (!net || !cgroup)
-		return 0; /* a kernel thread, or already dead */
-	entry.now.flags = netns_initial(net, task);
-	netns_read(net, &entry.now);
-	cgroup_remember(cgroup, net, &entry);
-	return 0;
+	if (net && cgroup) /* else a kernel thread, or already dead */
+		remember((__u64)cgroup, (__u64)net, (__u64)task);
 }
 
 #endif

@@ -9,5 +9,6 @@
 SEC("tp_btf/sched_process_exec")
 int sched_process_exec(void *ctx)
 {
-	return task_remember(bpf_get_current_task());
+	task_remember((struct task_struct *)bpf_get_current_task());
+	return 0;
 }

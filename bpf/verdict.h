@@ -13,42 +13,47 @@
 #define REFUSE 0 /* connect() fails with EPERM */
 #define DNS_PORT 53
 
+/* The cgroup's entry, if it is of this netns as it is now. */
+static __always_inline bool cache_read(__u64 cgroup, struct net *net, struct netns_info *now)
+{
+	struct cgroup_info *cached = bpf_map_lookup_elem(&cgroup_info_map, &cgroup);
+
+	if (!cached)
+		return false;
+	*now = cached->now;
+	barrier(); /* looked at again: it may be another cgroup's by now */
+	return cached->now.netns == now->netns && netns_same(net, now);
+}
+
 /*
- * Fills entry->now with the socket's netns: from the cache of the caller's
- * cgroup when that is of this netns as it is now, else from its devices.
- * Returns whether ip is one of its addresses.
+ * Fills now with the socket's netns: from the cache of the caller's cgroup when
+ * that is of this netns as it is now, else from its devices. Returns whether ip
+ * is one of its addresses.
  */
 static __always_inline bool socket_netns(struct bpf_sock_addr *ctx, const union addr *ip,
-					 struct cgroup_info *entry)
+					 struct netns_info *now)
 {
 	struct net *net = BPF_CORE_READ(kernel_socket(ctx), __sk_common.skc_net.net);
 	__u64 id = bpf_get_current_cgroup_id();
-	struct cgroup_info *cached = bpf_map_lookup_elem(&cgroup_info_map, &id);
-	struct netns_info *now = &entry->now;
-	struct task_struct *task;
+	enum family family = addr_family(ip);
 
-	if (cached) {
-		*now = cached->now;
-		barrier(); /* looked at again: it may be another cgroup's by now */
-		if (cached->now.netns == now->netns && netns_unchanged(net, now)) {
-			enum family family = addr_family(ip);
+	if (!cache_read(id, net, now) || now->flags & NETNS_REUSED) {
+		struct task_struct *task = (struct task_struct *)bpf_get_current_task();
 
-			if (addr_equal(ip, &now->ip[family]))
-				return true;
-			if (now->flags & (NETNS_MORE_V4 << family) || addr_is_link_local_v6(ip))
-				return netns_has(net, ip);
-			return false;
+		count(STAT_CACHE_MISS);
+		remember((__u64)BPF_CORE_READ(task, cgroups, dfl_cgrp), (__u64)net, (__u64)task);
+		if (!cache_read(id, net, now)) { /* full, or shared with another netns */
+			now->flags = netns_initial(net, task);
+			netns_read(net, now);
 		}
+		if (now->flags & NETNS_DOUBT)
+			count(STAT_DOUBT);
 	}
-
-	count(STAT_CACHE_MISS);
-	task = (struct task_struct *)bpf_get_current_task();
-	now->flags = netns_initial(net, task);
-	netns_read(net, now);
-	if (now->flags & NETNS_DOUBT)
-		count(STAT_DOUBT);
-	cgroup_remember(BPF_CORE_READ(task, cgroups, dfl_cgrp), net, entry);
-	return netns_has(net, ip);
+	if (addr_equal(ip, &now->ip[family]))
+		return true;
+	if (now->flags & (NETNS_MORE_V4 << family) || addr_is_link_local_v6(ip))
+		return netns_has(net, ip);
+	return false;
 }
 
 /* ztunnel listens on loopback inside the pods' netns. */
@@ -127,6 +132,25 @@ static __always_inline bool ztunnel_is_in_pod(struct bpf_sock_addr *ctx, const s
 	return in_v4 || in_v6;
 }
 
+/*
+ * In-pod mode: gives the socket the pod's address, in two halves, as its source;
+ * the route to loopback would choose loopback, and the proxy see that as the
+ * peer. Fails, and nothing is changed, where the program has bound it itself.
+ */
+WALK int bind_source(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1)
+{
+	union addr ip = { .half = { ip0, ip1 } };
+	struct sockaddr_in v4 = { .sin_family = AF_INET, .sin_addr.s_addr = ip.word[3] };
+	struct sockaddr_in6 v6 = { .sin6_family = AF_INET6 };
+
+	if (addr_is_zero(&ip))
+		return 0;
+	if (ctx->user_family == AF_INET)
+		return bpf_bind(ctx, (struct sockaddr *)&v4, sizeof(v4));
+	__builtin_memcpy(&v6.sin6_addr, &ip, sizeof(ip));
+	return bpf_bind(ctx, (struct sockaddr *)&v6, sizeof(v6));
+}
+
 /* By its cgroup where that is known, else as the pod with ztunnel's address. */
 static __always_inline bool is_ztunnel(const struct settings *cfg, const struct netns_info *info)
 {
@@ -165,16 +189,14 @@ static __always_inline bool is_local_enrolled_pod(const union addr *ip, struct n
 
 /*
  * Decides on a TCP connect() to `to`. Returns ALLOW or REFUSE, counts it, and
- * fills via when the connection is to go there instead; and from, when it must
- * say where it comes from.
+ * fills via when the connection is to go there instead.
  */
 static __always_inline int connect_verdict(struct bpf_sock_addr *ctx, const struct endpoint *to,
-					   struct endpoint *via, union addr *from)
+					   struct endpoint *via)
 {
 	const struct settings *cfg = current_settings();
 	enum family family = addr_family(&to->ip);
-	struct cgroup_info entry = {};
-	struct netns_info *now = &entry.now;
+	struct netns_info info = {}, *now = &info;
 	enum counter counter;
 	bool own, in_pod;
 
@@ -186,7 +208,7 @@ static __always_inline int connect_verdict(struct bpf_sock_addr *ctx, const stru
 		count(STAT_LOCAL); /* 3, or 2: both pass */
 		return ALLOW;
 	}
-	own = socket_netns(ctx, &to->ip, &entry);
+	own = socket_netns(ctx, &to->ip, now);
 	if (is_ztunnel(cfg, now)) {
 		count(STAT_ZTUNNEL); /* 2 */
 		return ALLOW;
@@ -195,7 +217,7 @@ static __always_inline int connect_verdict(struct bpf_sock_addr *ctx, const stru
 		count(STAT_LOCAL); /* 3 */
 		return ALLOW;
 	}
-	if (rule_of(&bypass_rules, &to->ip) == RULE_BYPASS) {
+	if (is_bypassed(&to->ip)) {
 		count(STAT_BYPASSED); /* 3 */
 		return ALLOW;
 	}
@@ -220,41 +242,40 @@ static __always_inline int connect_verdict(struct bpf_sock_addr *ctx, const stru
 		via->port = cfg->outbound_port; /* 5, 6 */
 		counter = STAT_OUTBOUND;
 	}
-	if (in_pod)
-		*from = now->ip[family]; /* or the route to loopback would choose */
-	else
+	if (!in_pod)
 		via->ip = cfg->ztunnel[family];
 	if (addr_is_zero(&via->ip)) {
 		count(STAT_REFUSED);
 		return REFUSE;
 	}
+	if (in_pod)
+		bind_source(ctx, now->ip[family].half[0], now->ip[family].half[1]);
 	count(counter);
 	return ALLOW;
 }
 
 /*
- * What connect4 and connect6 do: fresh->asked is the destination, the rest is
- * zero, and so is from. Returns the verdict; fresh->given is where to go instead
- * and from the address to bind first, zero where nothing changes.
+ * What connect4 and connect6 do: asked is the destination. Returns the verdict;
+ * given is where to go instead, or stays zero.
  */
-static __always_inline int redirect(struct bpf_sock_addr *ctx, struct dialled *fresh,
-				    union addr *from)
+static __always_inline int redirect(struct bpf_sock_addr *ctx, const struct endpoint *asked,
+				    struct endpoint *given)
 {
 	struct dialled *dialled;
 	int verdict;
 
 	if (ctx->type != SOCK_STREAM || ctx->protocol != IPPROTO_TCP)
 		return ALLOW;
-	verdict = connect_verdict(ctx, &fresh->asked, &fresh->given, from);
-	if (addr_is_zero(&fresh->given.ip)) {
+	verdict = connect_verdict(ctx, asked, given);
+	if (addr_is_zero(&given->ip)) {
 		/* The socket may have been redirected in an earlier life. */
 		bpf_sk_storage_delete(&dialled_sockets, ctx->sk);
 		return verdict;
 	}
-	dialled = bpf_sk_storage_get(&dialled_sockets, ctx->sk, fresh, BPF_SK_STORAGE_GET_F_CREATE);
+	dialled = bpf_sk_storage_get(&dialled_sockets, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!dialled)
 		return REFUSE; /* no memory: the proxy could not know the way */
-	*dialled = *fresh;     /* what was there from before is not replaced */
+	*dialled = (struct dialled){ .asked = *asked, .given = *given };
 	return verdict;
 }
 
