@@ -45,6 +45,12 @@ static __always_inline bool is_enrolled(const union addr ip[FAMILIES])
 	return pod_rule(ip) == RULE_IN;
 }
 
+/* ztunnel listens on loopback inside the pods' netns. */
+static __always_inline bool in_pod_mode(const struct settings *cfg)
+{
+	return addr_is_loopback(&cfg->ztunnel[V4]) || addr_is_loopback(&cfg->ztunnel[V6]);
+}
+
 /* Reads the pod's netns; false: it is gone, or ip no longer its pod address. */
 static __always_inline bool pod_read(const struct pod *pod, const union addr *ip,
 				     struct netns_info *info)

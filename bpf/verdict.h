@@ -56,12 +56,6 @@ static __always_inline bool socket_netns(struct bpf_sock_addr *ctx, const union 
 	return false;
 }
 
-/* ztunnel listens on loopback inside the pods' netns. */
-static __always_inline bool in_pod_mode(const struct settings *cfg)
-{
-	return addr_is_loopback(&cfg->ztunnel[V4]) || addr_is_loopback(&cfg->ztunnel[V6]);
-}
-
 /*
  * Whether a socket made in ztunnel's cgroup listens at ip (in two halves) and
  * port in the netns of the context's socket. Global, as netns.h's walks are.

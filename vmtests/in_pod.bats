@@ -166,6 +166,15 @@ captured() { # ORIGINAL
 	leave other
 }
 
+@test "pods does not claim to know who is in, only who is out" {
+	run cat "$PIN/pods"
+	[[ $output =~ \?\ [^$'\n']*\ 10\.77\.1\.2$'\n' ]]
+	onramp exclude 10.77.1.2
+	run cat "$PIN/pods"
+	onramp forget 10.77.1.2
+	[[ $output =~ out\ [^$'\n']*\ 10\.77\.1\.2$'\n' ]]
+}
+
 @test "the loader wants ztunnel's cgroup" {
 	run -1 "$ONRAMP" load -z 127.0.0.1 -p "$PIN" -c "$CG"
 	has "127.0.0.1" "-t"
