@@ -53,6 +53,10 @@ int metrics(struct bpf_iter__bpf_map *ctx)
 	CONNECTS("passed", "not_enrolled", STAT_NOT_ENROLLED);
 	CONNECTS("passed", "node", STAT_NODE);
 
+	FAMILY("dns_queries_total", "DNS queries by UDP, or UDP sockets connected for them.");
+	SAMPLE("dns_queries_total", "{verdict=\"redirected\"}", STAT_QUERY);
+	SAMPLE("dns_queries_total", "{verdict=\"refused\"}", STAT_QUERY_REFUSED);
+
 	FAMILY("handovers_total", "Connections that the proxy accepted.");
 	SAMPLE("handovers_total", "{result=\"handed_over\"}", STAT_HANDED_OVER);
 	SAMPLE("handovers_total", "{result=\"not_redirected\"}", STAT_NO_HANDOVER);

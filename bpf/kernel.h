@@ -25,6 +25,7 @@
 #define AF_INET 2
 #define AF_INET6 10
 #define SOCK_STREAM 1
+#define SOCK_DGRAM 2
 #define IFF_LOOPBACK 0x8
 #define PF_KTHREAD 0x00200000
 #define EEXIST 17

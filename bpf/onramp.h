@@ -114,6 +114,8 @@ enum counter {
 	STAT_OUTBOUND,	     /* redirected: pod to ztunnel's outbound port */
 	STAT_DNS,	     /* redirected: pod to ztunnel's DNS port */
 	STAT_INBOUND,	     /* redirected: node program to the inbound port */
+	STAT_QUERY,	     /* DNS queries by UDP to ztunnel's DNS port */
+	STAT_QUERY_REFUSED,  /* the same, without a ztunnel address */
 	STAT_REFUSED,	     /* no ztunnel address for the family */
 	STAT_NO_ZTUNNEL,     /* passed: verdict 1 */
 	STAT_ZTUNNEL,	     /* passed: verdict 2 */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* What getpeername4 and getpeername6 share. */
+/* What getpeername and recvmsg share: a peer shown as the one that was dialled. */
 #ifndef ONRAMP_PEERNAME_H
 #define ONRAMP_PEERNAME_H
 
@@ -19,6 +19,34 @@ static __always_inline const struct endpoint *dialled_peer(struct bpf_sock_addr 
 	    dialled->given.port != bpf_ntohs(ctx->user_port))
 		return NULL;
 	return &dialled->asked;
+}
+
+static __always_inline int show_dialled4(struct bpf_sock_addr *ctx)
+{
+	union addr seen = addr_from_v4(ctx->user_ip4);
+	const struct endpoint *asked = dialled_peer(ctx, &seen);
+
+	if (asked) {
+		ctx->user_ip4 = asked->ip.word[3];
+		ctx->user_port = bpf_htons(asked->port);
+	}
+	return 1; /* neither can be refused */
+}
+
+static __always_inline int show_dialled6(struct bpf_sock_addr *ctx)
+{
+	union addr seen = { .word = { ctx->user_ip6[0], ctx->user_ip6[1], ctx->user_ip6[2],
+				      ctx->user_ip6[3] } };
+	const struct endpoint *asked = dialled_peer(ctx, &seen);
+
+	if (asked) {
+		ctx->user_ip6[0] = asked->ip.word[0];
+		ctx->user_ip6[1] = asked->ip.word[1];
+		ctx->user_ip6[2] = asked->ip.word[2];
+		ctx->user_ip6[3] = asked->ip.word[3];
+		ctx->user_port = bpf_htons(asked->port);
+	}
+	return 1; /* neither can be refused */
 }
 
 #endif

@@ -9,6 +9,8 @@
 #include "enrolment.h"
 #include "pods.h"
 
+enum hook { CONNECT, SENDMSG };
+
 #define ALLOW 1	 /* let the next program decide */
 #define REFUSE 0 /* connect() fails with EPERM */
 #define DNS_PORT 53
@@ -131,7 +133,7 @@ static __always_inline bool ztunnel_is_in_pod(struct bpf_sock_addr *ctx, const s
  * the route to loopback would choose loopback, and the proxy see that as the
  * peer. Fails, and nothing is changed, where the program has bound it itself.
  */
-WALK int bind_source(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1)
+WALK int bind_to(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1)
 {
 	union addr ip = { .half = { ip0, ip1 } };
 	struct sockaddr_in v4 = { .sin_family = AF_INET, .sin_addr.s_addr = ip.word[3] };
@@ -182,94 +184,121 @@ static __always_inline bool is_local_enrolled_pod(const union addr *ip, struct n
 }
 
 /*
- * Decides on a TCP connect() to `to`. Returns ALLOW or REFUSE, counts it, and
- * fills via when the connection is to go there instead.
+ * The table. Fills via->port, and via->ip if it is not ztunnel's address, when
+ * the connection is to go there instead. Returns the line of it to count.
  */
-static __always_inline int connect_verdict(struct bpf_sock_addr *ctx, const struct endpoint *to,
-					   struct endpoint *via)
+static __always_inline enum counter verdict_of(struct bpf_sock_addr *ctx,
+					       const struct settings *cfg,
+					       const struct endpoint *to, struct endpoint *via,
+					       enum hook hook)
 {
-	const struct settings *cfg = current_settings();
-	enum family family = addr_family(&to->ip);
 	struct netns_info info = {}, *now = &info;
-	enum counter counter;
-	bool own, in_pod;
+	bool tcp = ctx->type == SOCK_STREAM;
+	enum family family = addr_family(&to->ip);
+	bool own, in_pod, dns;
 
-	if (!cfg || (addr_is_zero(&cfg->ztunnel[V4]) && addr_is_zero(&cfg->ztunnel[V6]))) {
-		count(STAT_NO_ZTUNNEL); /* 1 */
-		return ALLOW;
-	}
-	if (addr_stays_here(&to->ip)) {
-		count(STAT_LOCAL); /* 3, or 2: both pass */
-		return ALLOW;
-	}
+	if (!cfg || (addr_is_zero(&cfg->ztunnel[V4]) && addr_is_zero(&cfg->ztunnel[V6])))
+		return STAT_NO_ZTUNNEL; /* 1 */
+	if (addr_stays_here(&to->ip))
+		return STAT_LOCAL; /* 3, or 2: both pass */
 	own = socket_netns(ctx, &to->ip, now);
-	if (is_ztunnel(cfg, now)) {
-		count(STAT_ZTUNNEL); /* 2 */
-		return ALLOW;
-	}
-	if (own) {
-		count(STAT_LOCAL); /* 3 */
-		return ALLOW;
-	}
-	if (is_bypassed(&to->ip)) {
-		count(STAT_BYPASSED); /* 3 */
-		return ALLOW;
-	}
+	if (is_ztunnel(cfg, now))
+		return STAT_ZTUNNEL; /* 2 */
+	if (own)
+		return STAT_LOCAL; /* 3 */
+	if (is_bypassed(&to->ip))
+		return STAT_BYPASSED; /* 3 */
+
 	in_pod = in_pod_mode(cfg);
 	if (netns_is_node(cfg, now)) {
-		if (in_pod || cfg->flags & NO_HOST_CAPTURE ||
-		    !is_local_enrolled_pod(&to->ip, now)) {
-			count(STAT_NODE); /* 8 */
-			return ALLOW;
-		}
-		via->port = cfg->inbound_port; /* 7 */
-		counter = STAT_INBOUND;
-	} else if (in_pod ? pod_rule(now->ip) == RULE_OUT ||
-				    !ztunnel_is_in_pod(ctx, cfg, to, &via->ip) :
-			    !is_enrolled(now->ip)) {
-		count(STAT_NOT_ENROLLED); /* 8 */
-		return ALLOW;
-	} else if (to->port == DNS_PORT && cfg->flags & DNS_CAPTURE) {
-		via->port = cfg->dns_port; /* 4, 6 */
-		counter = STAT_DNS;
-	} else {
-		via->port = cfg->outbound_port; /* 5, 6 */
-		counter = STAT_OUTBOUND;
-	}
-	if (!in_pod)
+		if (!tcp || in_pod || cfg->flags & NO_HOST_CAPTURE ||
+		    !is_local_enrolled_pod(&to->ip, now))
+			return STAT_NODE; /* 8 */
 		via->ip = cfg->ztunnel[family];
-	if (addr_is_zero(&via->ip)) {
-		count(STAT_REFUSED);
-		return REFUSE;
+		via->port = cfg->inbound_port; /* 7 */
+		return STAT_INBOUND;
 	}
-	if (in_pod)
-		bind_source(ctx, now->ip[family].half[0], now->ip[family].half[1]);
-	count(counter);
-	return ALLOW;
+	if (in_pod ? pod_rule(now->ip) == RULE_OUT || !ztunnel_is_in_pod(ctx, cfg, to, &via->ip) :
+		     !is_enrolled(now->ip))
+		return STAT_NOT_ENROLLED; /* 8 */
+	dns = to->port == DNS_PORT && cfg->flags & DNS_CAPTURE;
+	/* Not spread: a datagram's answer comes from this address in any case. */
+	if (!in_pod || dns)
+		via->ip = cfg->ztunnel[family];
+	if (in_pod && tcp && hook == CONNECT) /* the kernel lets no other hook bind */
+		bind_to(ctx, now->ip[family].half[0], now->ip[family].half[1]);
+	via->port = dns ? cfg->dns_port : cfg->outbound_port; /* 4, 5, 6 */
+	return dns ? STAT_DNS : STAT_OUTBOUND;
 }
 
 /*
- * What connect4 and connect6 do: asked is the destination. Returns the verdict;
+ * What connect and sendmsg do: asked is the destination. Returns the verdict;
  * given is where to go instead, or stays zero.
  */
 static __always_inline int redirect(struct bpf_sock_addr *ctx, const struct endpoint *asked,
-				    struct endpoint *given)
+				    struct endpoint *given, enum hook hook)
 {
+	bool tcp = ctx->type == SOCK_STREAM && ctx->protocol == IPPROTO_TCP;
+	const struct settings *cfg = current_settings();
 	struct dialled *dialled;
-	int verdict;
+	enum counter counter;
 
-	if (ctx->type != SOCK_STREAM || ctx->protocol != IPPROTO_TCP)
+	if (!tcp && (ctx->type != SOCK_DGRAM || ctx->protocol != IPPROTO_UDP ||
+		     asked->port != DNS_PORT || !cfg || !(cfg->flags & DNS_CAPTURE)))
 		return ALLOW;
-	verdict = connect_verdict(ctx, asked, given);
-	if (addr_is_zero(&given->ip)) {
+	counter = verdict_of(ctx, cfg, asked, given, hook);
+	if (given->port && addr_is_zero(&given->ip))
+		counter = STAT_REFUSED; /* ztunnel has no address of the family */
+	if (tcp)
+		count(counter);
+	else if (given->port)
+		count(counter == STAT_REFUSED ? STAT_QUERY_REFUSED : STAT_QUERY);
+	if (counter == STAT_REFUSED)
+		return REFUSE;
+	if (!given->port) {
 		/* The socket may have been redirected in an earlier life. */
-		bpf_sk_storage_delete(&dialled_sockets, ctx->sk);
-		return verdict;
+		if (tcp)
+			bpf_sk_storage_delete(&dialled_sockets, ctx->sk);
+		return ALLOW;
 	}
 	dialled = bpf_sk_storage_get(&dialled_sockets, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!dialled)
 		return REFUSE; /* no memory: the proxy could not know the way */
 	*dialled = (struct dialled){ .asked = *asked, .given = *given };
+	return ALLOW;
+}
+
+static __always_inline int redirect4(struct bpf_sock_addr *ctx, enum hook hook)
+{
+	struct endpoint given = {}, asked = {
+		.ip = addr_from_v4(ctx->user_ip4),
+		.port = bpf_ntohs(ctx->user_port),
+	};
+	int verdict = redirect(ctx, &asked, &given, hook);
+
+	if (verdict == ALLOW && given.port) {
+		ctx->user_ip4 = given.ip.word[3];
+		ctx->user_port = bpf_htons(given.port);
+	}
+	return verdict;
+}
+
+static __always_inline int redirect6(struct bpf_sock_addr *ctx, enum hook hook)
+{
+	struct endpoint given = {}, asked = {
+		.ip.word = { ctx->user_ip6[0], ctx->user_ip6[1], ctx->user_ip6[2],
+			     ctx->user_ip6[3] },
+		.port = bpf_ntohs(ctx->user_port),
+	};
+	int verdict = redirect(ctx, &asked, &given, hook);
+
+	if (verdict == ALLOW && given.port) {
+		ctx->user_ip6[0] = given.ip.word[0];
+		ctx->user_ip6[1] = given.ip.word[1];
+		ctx->user_ip6[2] = given.ip.word[2];
+		ctx->user_ip6[3] = given.ip.word[3];
+		ctx->user_port = bpf_htons(given.port);
+	}
 	return verdict;
 }
 

@@ -118,8 +118,7 @@ static void write_maps(void)
 	}
 }
 
-/* Attaches a program, or puts it in the place of the one that is attached. */
-static void attach(struct bpf_program *program)
+static void attach(struct bpf_program *program) /* in the place of its predecessor's */
 {
 	const char *name = bpf_program__name(program), *new = pin("links/", "new");
 	const char *cgroup = arg[program == skel->progs.getsockopt && arg['t'] ? 't' : 'c'];
@@ -133,6 +132,8 @@ static void attach(struct bpf_program *program)
 	struct bpf_link *link;
 	int err;
 
+	if (!bpf_program__autoload(program))
+		return (void)unlink(pin("links/", name));
 	change->pin = pin(map || program == skel->progs.metrics ? "" : "links/", name);
 	change->old_link = bpf_obj_get(change->pin);
 	bpf_obj_get_info_by_fd(change->old_link, &info, &(__u32){ sizeof(info) });
@@ -153,10 +154,8 @@ static void load(bool loaded)
 {
 	const char *hybrid = "/sys/fs/cgroup/unified"; /* with v1 at the usual place */
 	struct settings new = { .outbound_port = 15001, .inbound_port = 15006, .dns_port = 15053 };
-	struct bpf_program *program;
-	struct bpf_map *map;
+	struct bpf_program *p;
 
-	need(!arg['d'], "-d: no DNS capture yet: leave it out");
 	need(arg['z'] || (arg['z'] = getenv("ZTUNNEL_IP")), "no ztunnel: give -z or ZTUNNEL_IP");
 	for (char *ip, *list = strdup(arg['z']); (ip = strsep(&list, ","));) {
 		struct prefix z = parse(ip);
@@ -170,20 +169,22 @@ static void load(bool loaded)
 	new.root_cgroup = inode(arg['c'], CGROUP2_SUPER_MAGIC, "cgroup2 directory");
 	new.ztunnel_cgroup = inode(arg['t'], CGROUP2_SUPER_MAGIC, "cgroup2 directory");
 	new.node_netns = inode(arg['n'], NSFS_MAGIC, "netns like /proc/PID/ns/net");
-	new.flags = arg['H'] ? NO_HOST_CAPTURE : 0;
+	new.flags = (arg['H'] ? NO_HOST_CAPTURE : 0) | (arg['d'] ? DNS_CAPTURE : 0);
 	changes[wanted] = (struct change){ .text = "-z", .map = "settings" };
 	memcpy(changes[wanted++].value, &new, sizeof(new));
 	inode("/sys/kernel/btf", SYSFS_MAGIC, "kernel with BTF");
 	need(loaded || !(mkdir(arg['p'], 0700) || atexit(unload)), "%s: %m: give -p", arg['p']);
 	inode(arg['p'], BPF_FS_MAGIC, "path in a bpffs (mount -t bpf)");
-	bpf_object__for_each_map (map, skel->obj)
+	for (struct bpf_map *map = NULL; (map = bpf_object__next_map(skel->obj, map));)
 		if (!strchr(bpf_map__name(map), '.')) /* constants stay with the programs */
 			bpf_map__set_pin_path(map, pin("maps/", bpf_map__name(map)));
+	bpf_object__for_each_program(p, skel->obj) /* those of DNS capture only for it */
+		bpf_program__set_autoload(p, arg['d'] || !strstr(bpf_program__name(p), "msg"));
 	need(!bpf_object__load(skel->obj), "cannot load: %m: %s",
 	     errno == EPERM ? "give " CAPABILITIES : "see -v");
 	write_maps();
-	bpf_object__for_each_program(program, skel->obj) /* connect last: see the Makefile */
-		attach(program);
+	bpf_object__for_each_program(p, skel->obj) /* connect last: see the Makefile */
+		attach(p);
 	need(!read(open(pin("links/", "iter_task"), O_RDONLY), &new, 1), "iter_task: %m");
 }
 
@@ -202,8 +203,7 @@ int main(int argc, char **argv)
 	for (argv++, argc--; (option = getopt_long(argc, argv, short_options, options, 0)) > 0;) {
 		need(!strchr("?:", option) && (command == LOAD || strchr("pv", option)),
 		     "%s: not like this: see onramp help", argv[optind - 1 - !!optarg]);
-		if (option == 'z' && arg['z'])
-			asprintf(&optarg, "%s,%s", arg['z'], optarg);
+		(void)(option == 'z' && arg['z'] && asprintf(&optarg, "%s,%s", arg['z'], optarg));
 		arg[option] = optarg ? optarg : "";
 		if ((rule = strchr(rules, option)))
 			add_rule(optarg, rule - rules);

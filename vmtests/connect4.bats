@@ -55,6 +55,13 @@ direct() { # DESTINATION
 	captured 15001 10.77.2.2:53
 }
 
+@test "enrolled pod: TCP port 53 goes to ztunnel's DNS port with DNS capture" {
+	reload -d
+	run -0 pod client "$TCP" dial 10.77.2.2 53
+	reload
+	captured 15053 10.77.2.2:53
+}
+
 @test "its own address is left alone" {
 	run -0 pod member "$TCP" dial 10.77.1.3 80
 	direct 10.77.1.3:80

@@ -222,7 +222,7 @@ reload_bare() {
 @test "every long option is its short one" {
 	"$ONRAMP" load --ztunnel "$ZTUNNEL_POD_IP" --pin-dir "$PIN" --cgroup "$CG" \
 		--node-netns "/run/netns/$RUN-node" --ztunnel-cgroup "$CG/ztunnel" \
-		--enroll 10.77.1.0/24 --exclude 10.77.3.0/24 --bypass 10.88.0.0/16 --no-host-capture
+		--enroll 10.77.1.0/24 --exclude 10.77.3.0/24 --bypass 10.88.0.0/16 --no-host-capture --dns
 	run -0 cat "$PIN/rules"
 	has "in      10.77.1.0/24" "out     10.77.3.0/24" "bypass  10.88.0.0/16"
 	has "$("$BPFTOOL" -j map dump pinned "$PIN/maps/mesh_rules" | jq -r empty)"
