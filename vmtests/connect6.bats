@@ -5,7 +5,6 @@
 
 load helpers.bash
 
-ZTUNNEL_POD_IP6=fd00:77::9
 
 setup_file() {
 	node_up connect6

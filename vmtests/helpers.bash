@@ -15,7 +15,8 @@ export ROOT ONRAMP OBJECT TCP BPFTOOL
 
 NODE_IP=10.77.0.1 # the node's address on the pods' bridge
 ZTUNNEL_POD_IP=10.77.0.9
-export NODE_IP ZTUNNEL_POD_IP
+ZTUNNEL_POD_IP6=fd00:77::9
+export NODE_IP ZTUNNEL_POD_IP ZTUNNEL_POD_IP6
 
 cgroup2_mount() {
 	awk '$3 == "cgroup2" { print $2; exit }' /proc/mounts

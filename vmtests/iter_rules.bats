@@ -4,7 +4,7 @@
 
 load helpers.bash
 
-RULES=3000
+RULES=${ONRAMP_TEST_RULES:-3000} # 128 a turn, some 200 a page
 
 setup_file() {
 	node_up rules

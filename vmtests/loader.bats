@@ -25,9 +25,9 @@ attached() { # DIRECTORY
 # All that a failing command must leave alone.
 state() {
 	sleep 0.5 # the kernel frees what was unloaded a bit later
-	"$BPFTOOL" -j prog list | jq -c '[.[] | .id]'
-	"$BPFTOOL" -j map list | jq -c '[.[] | .id]'
-	"$BPFTOOL" -j link list | jq -c '[.[] | [.id, .prog_id]]'
+	"$BPFTOOL" -j prog list | grep -o '{"id":[0-9]*'
+	"$BPFTOOL" -j map list | grep -o '{"id":[0-9]*'
+	"$BPFTOOL" -j link list | grep -oE '"(id|prog_id)":[0-9]*' || : # none
 	find "$WORK/bpf" | sort
 	[ ! -e "$PIN/rules" ] || cat "$PIN/rules"
 }

@@ -5,7 +5,6 @@
 
 load helpers.bash
 
-ZTUNNEL_POD_IP6=fd00:77::9
 CAPTURED=1.2.3.4 # what ztunnel's answers
 DIRECT=5.6.7.8   # what the pods' own answers
 
