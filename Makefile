@@ -27,7 +27,7 @@ HOOKS := $(patsubst bpf/%.bpf.c,$(B)/bpf/%.o,$(wildcard bpf/*.bpf.c))
 HOOKS := $(filter-out %/connect4.o %/connect6.o,$(HOOKS)) \
 	$(filter %/connect4.o %/connect6.o,$(HOOKS))
 TOOLS := $(patsubst vmtests/%.c,$(B)/%,$(wildcard vmtests/*.c))
-C_FILES := $(wildcard bpf/*.[ch] loader/*.[ch] scripts/*.c vmtests/*.c)
+C_FILES := $(wildcard bpf/*.[ch] loader/*.[ch] scripts/*.c vmtests/*.[ch])
 SHELL_FILES := $(shell grep -lE '^.!/bin/(ba)?sh' scripts/* vmtests/* .ci/* 2>/dev/null) \
 	$(wildcard vmtests/*.bash)
 
@@ -68,7 +68,7 @@ $(B)/onramp: $(wildcard loader/*.[ch]) bpf/onramp.h $(B)/onramp.skel.h $(B)/usag
 	$(Q)$(CC) $(CFLAGS) -static -s loader/*.c -o $@ \
 		$$(scripts/static-libs $(CC))
 
-$(B)/%: vmtests/%.c Makefile | setup-build
+$(B)/%: vmtests/%.c $(wildcard vmtests/*.h) Makefile | setup-build
 	$(call say,CC,$@)
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CC) $(CFLAGS) -static $< -o $@

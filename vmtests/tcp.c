@@ -17,72 +17,14 @@
  *
  * Exit status 1 and the errno's name where a connection failed.
  */
-#include <arpa/inet.h>
-#include <errno.h>
+#include "ends.h"
 #include <fcntl.h>
-#include <net/if.h>
-#include <netinet/in.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdbool.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #define SO_ORIGINAL_DST 80
-#define TIMEOUT_MS 10000
-
-union name {
-	struct sockaddr any;
-	struct sockaddr_in v4;
-	struct sockaddr_in6 v6;
-};
-
-static union name parse(const char *ip, const char *port)
-{
-	const char *scope = strchr(ip, '%'); /* fe80::1%eth0 */
-	char copy[64] = "";
-	union name name = {};
-
-	strncpy(copy, ip, sizeof(copy) - 1);
-	if (scope && (name.v6.sin6_scope_id = if_nametoindex(scope + 1)))
-		copy[scope - ip] = 0, ip = copy;
-	if (inet_pton(AF_INET, ip, &name.v4.sin_addr) == 1) {
-		name.v4.sin_family = AF_INET;
-		name.v4.sin_port = htons(atoi(port));
-	} else if (inet_pton(AF_INET6, ip, &name.v6.sin6_addr) == 1) {
-		name.v6.sin6_family = AF_INET6;
-		name.v6.sin6_port = htons(atoi(port));
-	} else {
-		fprintf(stderr, "tcp: %s: not an address\n", ip);
-		exit(2);
-	}
-	return name;
-}
-
-static socklen_t length(const union name *name)
-{
-	return name->any.sa_family == AF_INET ? sizeof(name->v4) : sizeof(name->v6);
-}
-
-static const char *show(const union name *name)
-{
-	static char text[4][80];
-	static unsigned int turn;
-	char ip[INET6_ADDRSTRLEN] = "";
-	char *out = text[++turn % 4];
-
-	if (name->any.sa_family == AF_INET) {
-		inet_ntop(AF_INET, &name->v4.sin_addr, ip, sizeof(ip));
-		snprintf(out, sizeof(text[0]), "%s:%u", ip, ntohs(name->v4.sin_port));
-	} else {
-		inet_ntop(AF_INET6, &name->v6.sin6_addr, ip, sizeof(ip));
-		snprintf(out, sizeof(text[0]), "[%s]:%u", ip, ntohs(name->v6.sin6_port));
-	}
-	return out;
-}
 
 static const char *original(int fd, int level)
 {
@@ -109,6 +51,11 @@ static void answer(int fd)
 	snprintf(line + used, sizeof(line) - used, "orig6=%s\n", original(fd, SOL_IPV6));
 	if (write(fd, line, strlen(line)) < 0)
 		perror("tcp: write");
+	/* Until the client has closed: with its data unread, close() would reset. */
+	shutdown(fd, SHUT_WR);
+	while (poll(&(struct pollfd){ .fd = fd, .events = POLLIN }, 1, 200) > 0 &&
+	       read(fd, line, sizeof(line)) > 0)
+		;
 	close(fd);
 }
 
@@ -138,43 +85,6 @@ static int serve(const char *ip, char **ports, int count)
 					answer(fd);
 			}
 	return 1;
-}
-
-static int failed(void)
-{
-	printf("%s\n", strerrorname_np(errno));
-	fflush(stdout);
-	return 1;
-}
-
-/* Blocking, but not for ever. */
-static int connect_within(int fd, const union name *to)
-{
-	struct timeval limit = { TIMEOUT_MS / 1000, 0 };
-
-	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
-	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
-	return connect(fd, &to->any, length(to));
-}
-
-static int converse(int fd)
-{
-	union name peer = {}, local = {};
-	socklen_t size = sizeof(peer);
-	char line[512];
-	ssize_t got;
-
-	if (getpeername(fd, &peer.any, &size))
-		return failed();
-	size = sizeof(local);
-	getsockname(fd, &local.any, &size);
-	got = read(fd, line, sizeof(line) - 1);
-	line[got > 0 ? got : 0] = 0;
-	line[strcspn(line, "\n")] = 0;
-	printf("dialled=%s from=%s %s\n", show(&peer), show(&local), line);
-	fflush(stdout);
-	close(fd);
-	return 0;
 }
 
 static int dial(const union name *to, int from)

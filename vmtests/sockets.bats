@@ -1,0 +1,106 @@
+#!/usr/bin/env bats
+# SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+# Every way that a program can open a connection (sockets.c), in both modes and
+# families: all are captured, reach their own destination's name through the
+# proxy, and see the peer that they dialled. The README's table is made here.
+
+load helpers.bash
+
+export SOCKETS=$ROOT/build/sockets
+
+setup_file() {
+	local name
+	node_up sockets
+	ip -n "$RUN-node" addr add fd00:77::ff/64 dev br0 nodad
+	ztunnel_up # by IPv4; see below for IPv6
+	pod_up client 10.77.1.2
+	pod_up other 10.77.3.3 # not enrolled: where some kinds' processes go
+	pod_up server 10.77.2.2
+	for name in client:1 server:2 other:3 ztunnel:9; do
+		ip -n "$RUN-${name%:*}" addr add "fd00:77::${name#*:}/64" dev eth0 nodad
+	done
+	serve ztunnel "$ZTUNNEL_POD_IP6" 15001
+	serve server :: 80
+	mkdir "$CG/ztunnel/in-client"
+	OTHER_NETNS=/run/netns/$RUN-other
+	export OTHER_NETNS
+	: >"$BATS_FILE_TMPDIR/cells"
+}
+
+teardown_file() {
+	node_down
+}
+
+# What became of each kind of socket that dials ADDRESS; one cell of the table.
+cells() { # COLUMN ADDRESS
+	local kind seen status shown=$2
+	[[ $2 != *:* ]] || shown=[$2]
+	for kind in $("$SOCKETS" list); do
+		status=0
+		seen=$(pod client "$SOCKETS" "$kind" "$2" 80) || status=$?
+		case $status:$seen in
+		77:*) cell=- ;;
+		0:*"local="*":15001 "*"orig"[46]"=$shown:80"*)
+			cell=captured
+			[[ $seen == "dialled=$shown:80 "* ]] || cell="captured*"
+			;;
+		0:*" local=$shown:80 "*) cell=ESCAPED ;;
+		*) cell="?" && echo "$1 $kind: $seen" >&2 ;;
+		esac
+		printf '%s %s %s\n' "$kind" "$1" "$cell" >>"$BATS_FILE_TMPDIR/cells"
+		case $cell:$kind in
+		captured:* | -:*) ;;
+		"captured*":mptcp) ;; # its getpeername() does not come to BPF
+		*) echo "$1 $kind: $cell: $seen" >&2 && bad=$((${bad-0} + 1)) ;;
+		esac
+	done
+	is "${bad-0}" 0
+}
+
+@test "node mode: IPv4 and IPv6" {
+	reload -z "$ZTUNNEL_POD_IP6" -e 10.77.1.0/24
+	cells node,IPv4 10.77.2.2
+	cells node,IPv6 fd00:77::2
+}
+
+@test "in-pod mode: IPv4 and IPv6" {
+	run_in ztunnel/in-client client "$TCP" serve :: 15001 >"$WORK/in-client" 2>&1 3>&- &
+	retry 100 grep -q ready "$WORK/in-client"
+	"$ONRAMP" load -z 127.0.0.1 -z ::1 -p "$PIN" -c "$CG" -n "/run/netns/$RUN-node" \
+		-t "$CG/ztunnel"
+	cells in-pod,IPv4 10.77.2.2
+	cells in-pod,IPv6 fd00:77::2
+}
+
+@test "a socket of a pod that is not enrolled is left alone, whose process holds it" {
+	reload -e 10.77.1.0/24
+	for kind in netns-changed-after passed-to-other-netns; do
+		OTHER_NETNS=/run/netns/$RUN-client run -0 pod other "$SOCKETS" "$kind" 10.77.2.2 80
+		has "dialled=10.77.2.2:80 " "from=10.77.3.3:" "local=[::ffff:10.77.2.2]:80 "
+	done
+}
+
+@test "the README's table is what was seen" {
+	awk '
+		{ cell[$1, $2] = $3 }
+		!($1 in kinds) { kinds[$1]; kind[++rows] = $1 }
+		END {
+			columns = split("node,IPv4 node,IPv6 in-pod,IPv4 in-pod,IPv6", column)
+			printf "| socket |"
+			for (i = 1; i <= columns; i++) { name = column[i]; sub(",", ", ", name); printf " %s |", name }
+			print "\n|---|---|---|---|---|"
+			for (row = 1; row <= rows; row++) {
+				printf "| %s |", kind[row]
+				for (i = 1; i <= columns; i++) printf " %s |", cell[kind[row], column[i]]
+				print ""
+			}
+		}' "$BATS_FILE_TMPDIR/cells" >"$ROOT/build/sockets.md"
+	sed 's/^/# /' "$ROOT/build/sockets.md" >&3
+	# What this kernel does not have, the README may still show.
+	awk '/^\| socket \|/ { on = 1 } on && !/^\|/ { exit } on' "$ROOT/README.md" >"$WORK/readme"
+	is "$(wc -l <"$WORK/readme")" "$(wc -l <"$ROOT/build/sockets.md")"
+	paste -d '\n' "$WORK/readme" "$ROOT/build/sockets.md" | awk -F '|' '
+		NR % 2 { split($0, shown, "|"); next }
+		{ for (i = 2; i < NF; i++) if ($i != shown[i] && !($i == " - " && i > 2)) bad = 1 }
+		END { exit bad }'
+}

@@ -1,0 +1,316 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * sockets - every way that a program can open a connection.
+ *
+ *   sockets list             the kinds, one a line
+ *   sockets KIND ADDR PORT   connects that way; prints what `tcp dial` does
+ *
+ * Exit status 1 and the errno's name where the connection failed; 77 and the
+ * errno's name where this kernel has no such socket. OTHER_NETNS is the netns
+ * that the kinds which leave theirs go to.
+ */
+#include "ends.h"
+#include <fcntl.h>
+#include <linux/io_uring.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <sys/epoll.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#ifndef IPPROTO_MPTCP
+#define IPPROTO_MPTCP 262
+#endif
+
+static char **arguments;
+
+static int none(void) /* of this kind, on this kernel */
+{
+	printf("%s\n", strerrorname_np(errno));
+	exit(77);
+}
+
+static int make(const union name *to, int flags, int protocol)
+{
+	int fd = socket(to->any.sa_family, SOCK_STREAM | flags, protocol);
+
+	return fd < 0 ? none() : fd;
+}
+
+static void set(int fd, int level, int option)
+{
+	if (setsockopt(fd, level, option, &(int){ 1 }, sizeof(int)))
+		none();
+}
+
+static int connected(int fd, const union name *to)
+{
+	return connect_within(fd, to) ? -1 : fd;
+}
+
+static int blocking(const union name *to)
+{
+	return connected(make(to, 0, 0), to);
+}
+
+/* What a non-blocking connect() came to, once it is writable. */
+static int outcome(int fd)
+{
+	socklen_t size = sizeof(errno);
+
+	getsockopt(fd, SOL_SOCKET, SO_ERROR, &errno, &size);
+	fcntl(fd, F_SETFL, 0);
+	return errno ? -1 : fd;
+}
+
+static int non_blocking_poll(const union name *to)
+{
+	struct pollfd poller = { .fd = make(to, SOCK_NONBLOCK, 0), .events = POLLOUT };
+
+	if (connect(poller.fd, &to->any, length(to)) && errno != EINPROGRESS)
+		return -1;
+	poll(&poller, 1, TIMEOUT_MS);
+	return outcome(poller.fd);
+}
+
+static int non_blocking_epoll(const union name *to)
+{
+	struct epoll_event event = { .events = EPOLLOUT | EPOLLET };
+	int epoll = epoll_create1(0), fd = make(to, SOCK_NONBLOCK, 0);
+
+	if (connect(fd, &to->any, length(to)) && errno != EINPROGRESS)
+		return -1;
+	epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event);
+	epoll_wait(epoll, &event, 1, TIMEOUT_MS);
+	return outcome(fd);
+}
+
+/* One socket: refused at home, then the destination. */
+static int again_after_refusal(const union name *to)
+{
+	union name home = parse(to->any.sa_family == AF_INET ? "127.0.0.1" : "::1", "9");
+	int fd = make(to, 0, 0);
+
+	return connect_within(fd, &home) && errno == ECONNREFUSED ? connected(fd, to) : -1;
+}
+
+static int again_after_unspec(const union name *to)
+{
+	union name unspec = { .any.sa_family = AF_UNSPEC };
+	int fd = make(to, 0, 0);
+
+	if (connect_within(fd, to) || connect(fd, &unspec.any, sizeof(unspec.any)))
+		return -1;
+	return connected(fd, to);
+}
+
+static int bound(const union name *to, int fd)
+{
+	union name local = { .any.sa_family = to->any.sa_family };
+
+	local.v4.sin_port = htons(42000 + getpid() % 1000);
+	return bind(fd, &local.any, length(&local)) ? -1 : connected(fd, to);
+}
+
+static int bound_port(const union name *to)
+{
+	return bound(to, make(to, 0, 0));
+}
+
+static int reused_port(const union name *to)
+{
+	int fd = make(to, 0, 0);
+
+	set(fd, SOL_SOCKET, SO_REUSEADDR);
+	set(fd, SOL_SOCKET, SO_REUSEPORT);
+	return bound(to, fd);
+}
+
+static int fast_open_connect(const union name *to)
+{
+	int fd = make(to, 0, 0);
+
+	set(fd, IPPROTO_TCP, TCP_FASTOPEN_CONNECT);
+	return connected(fd, to);
+}
+
+static int fast_open_sendto(const union name *to)
+{
+	struct pollfd answered = { .fd = make(to, 0, 0), .events = POLLIN };
+
+	if (sendto(answered.fd, "x", 1, MSG_FASTOPEN, &to->any, length(to)) != 1)
+		return -1;
+	poll(&answered, 1, TIMEOUT_MS); /* for it does not wait for the connection */
+	return answered.fd;
+}
+
+static int mptcp(const union name *to)
+{
+	return connected(make(to, 0, IPPROTO_MPTCP), to);
+}
+
+/* One entry by hand: a ring is three mappings and two system calls. */
+static int io_uring(const union name *to)
+{
+	struct io_uring_params p = {};
+	int ring = syscall(SYS_io_uring_setup, 1, &p), fd = make(to, 0, 0);
+	struct io_uring_sqe *sqe;
+	struct io_uring_cqe *cqe;
+	char *sq, *cq;
+
+	if (ring < 0)
+		none();
+	sq = mmap(NULL, p.sq_off.array + p.sq_entries * sizeof(int), PROT_READ | PROT_WRITE,
+		  MAP_SHARED, ring, IORING_OFF_SQ_RING);
+	cq = mmap(NULL, p.cq_off.cqes + p.cq_entries * sizeof(*cqe), PROT_READ | PROT_WRITE,
+		  MAP_SHARED, ring, IORING_OFF_CQ_RING);
+	sqe = mmap(NULL, sizeof(*sqe), PROT_READ | PROT_WRITE, MAP_SHARED, ring, IORING_OFF_SQES);
+	if (sq == MAP_FAILED || cq == MAP_FAILED || sqe == MAP_FAILED)
+		return -1;
+	*sqe = (struct io_uring_sqe){
+		.opcode = IORING_OP_CONNECT, .fd = fd, .addr = (unsigned long)to, .off = length(to)
+	};
+	*(int *)(sq + p.sq_off.array) = 0;
+	__atomic_store_n((int *)(sq + p.sq_off.tail), 1, __ATOMIC_RELEASE);
+	if (syscall(SYS_io_uring_enter, ring, 1, 1, IORING_ENTER_GETEVENTS, NULL, 0) < 0)
+		return -1;
+	cqe = (void *)(cq + p.cq_off.cqes);
+	errno = -cqe->res;
+	return cqe->res ? -1 : fd;
+}
+
+static void *thread_connects(void *to)
+{
+	return (void *)(long)blocking(to);
+}
+
+static int thread(const union name *to)
+{
+	pthread_t id;
+	void *fd;
+
+	pthread_create(&id, NULL, thread_connects, (void *)to);
+	pthread_join(id, &fd);
+	return (long)fd;
+}
+
+/* The child connects, and the parent talks. */
+static int fork_child(const union name *to)
+{
+	int fd = make(to, 0, 0), status;
+	pid_t child = fork();
+
+	if (!child)
+		_exit(connect_within(fd, to) ? errno : 0);
+	waitpid(child, &status, 0);
+	errno = WEXITSTATUS(status);
+	return errno ? -1 : fd;
+}
+
+static int exec_other(const union name *to)
+{
+	(void)to;
+	arguments[1] = "blocking";
+	execv("/proc/self/exe", arguments);
+	return -1;
+}
+
+static int move_to_other_netns(void)
+{
+	int netns = open(getenv("OTHER_NETNS") ?: "", O_RDONLY);
+
+	return setns(netns, CLONE_NEWNET);
+}
+
+/* The socket stays in the netns that it was made in. */
+static int netns_changed_after(const union name *to)
+{
+	int fd = make(to, 0, 0);
+
+	return move_to_other_netns() ? -1 : connected(fd, to);
+}
+
+/* A socket made in this netns, received by a process in another. */
+static int passed_to_other_netns(const union name *to)
+{
+	union {
+		struct cmsghdr header;
+		char room[CMSG_SPACE(sizeof(int))];
+	} control = {};
+	struct iovec byte = { &(char){ 0 }, 1 };
+	struct msghdr message = { .msg_iov = &byte,
+				  .msg_iovlen = 1,
+				  .msg_control = &control,
+				  .msg_controllen = sizeof(control) };
+	int pair[2], fd;
+
+	if (socketpair(AF_UNIX, SOCK_STREAM, 0, pair))
+		return -1;
+	if (!fork()) {
+		fd = make(to, 0, 0);
+		control.header = (struct cmsghdr){ CMSG_LEN(sizeof(fd)), SOL_SOCKET, SCM_RIGHTS };
+		memcpy(CMSG_DATA(&control.header), &fd, sizeof(fd));
+		_exit(sendmsg(pair[1], &message, 0) != 1);
+	}
+	if (move_to_other_netns() || recvmsg(pair[0], &message, 0) != 1)
+		return -1;
+	memcpy(&fd, CMSG_DATA(&control.header), sizeof(fd));
+	return connected(fd, to);
+}
+
+static int ipv6_only(const union name *to)
+{
+	int fd = make(to, 0, 0);
+
+	set(fd, IPPROTO_IPV6, IPV6_V6ONLY);
+	return connected(fd, to);
+}
+
+static const struct kind {
+	const char *name;
+	int (*connect)(const union name *to);
+} kinds[] = {
+	{ "blocking", blocking },
+	{ "non-blocking-poll", non_blocking_poll },
+	{ "non-blocking-epoll", non_blocking_epoll },
+	{ "again-after-refusal", again_after_refusal },
+	{ "again-after-unspec", again_after_unspec },
+	{ "bound-port", bound_port },
+	{ "reused-port", reused_port },
+	{ "fast-open-connect", fast_open_connect },
+	{ "fast-open-sendto", fast_open_sendto },
+	{ "mptcp", mptcp },
+	{ "io-uring", io_uring },
+	{ "thread", thread },
+	{ "fork", fork_child },
+	{ "exec", exec_other },
+	{ "netns-changed-after", netns_changed_after },
+	{ "passed-to-other-netns", passed_to_other_netns },
+	{ "ipv6-only", ipv6_only },
+};
+
+int main(int argc, char **argv)
+{
+	const char *wanted = argc > 1 ? argv[1] : "";
+
+	signal(SIGPIPE, SIG_IGN);
+	arguments = argv;
+	for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
+		union name to;
+		int fd;
+
+		if (!strcmp(wanted, "list"))
+			puts(kinds[i].name);
+		if (argc != 4 || strcmp(wanted, kinds[i].name))
+			continue;
+		to = parse(argv[2], argv[3]);
+		fd = kinds[i].connect(&to);
+		return fd < 0 ? failed() : converse(fd);
+	}
+	return strcmp(wanted, "list") ? 2 : 0;
+}
