@@ -72,8 +72,8 @@ struct {
 } bypass_rules SEC(".maps") __weak;
 
 /*
- * Client's socket -> struct dialled. Written by connect, read by sockops and
- * getpeername. Goes with the socket.
+ * Client's socket -> struct dialled. Written by connect and sendmsg, read by
+ * sockops, getpeername and recvmsg. Goes with the socket.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);

@@ -66,7 +66,7 @@ enum netns_flag {
 	NETNS_MORE_V4 = 1 << 1, /* holds further addresses of the family: */
 	NETNS_MORE_V6 = 1 << 2, /* "is it my own?" has to ask the devices */
 	NETNS_DOUBT = 1 << 3,	/* more devices or addresses than were read */
-	NETNS_REUSED = 1 << 4,	/* .netns may come again: never a cache hit */
+	NETNS_REUSED = 1 << 4,	/* .netns may come again: read afresh each time */
 };
 
 /*

@@ -128,10 +128,23 @@ static __always_inline bool ztunnel_is_in_pod(struct bpf_sock_addr *ctx, const s
 	return in_v4 || in_v6;
 }
 
+/* To an address of ip's family. */
+static __always_inline bool socket_is_bound(struct bpf_sock_addr *ctx, const union addr *ip)
+{
+	struct sock_common *sk = &kernel_socket(ctx)->__sk_common;
+	union addr own = {};
+
+	if (ctx->user_family == AF_INET)
+		return BPF_CORE_READ(sk, skc_rcv_saddr);
+	bpf_core_read(&own, sizeof(own), &sk->skc_v6_rcv_saddr);
+	return !addr_is_zero(&own) && addr_is_v4(&own) == addr_is_v4(ip);
+}
+
 /*
  * In-pod mode: gives the socket the pod's address, in two halves, as its source;
  * the route to loopback would choose loopback, and the proxy see that as the
- * peer. Fails, and nothing is changed, where the program has bound it itself.
+ * peer. One that the program has bound itself stays so: to an address, or by the
+ * kernel's refusal to a port.
  */
 WALK int bind_to(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1)
 {
@@ -139,7 +152,7 @@ WALK int bind_to(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1)
 	struct sockaddr_in v4 = { .sin_family = AF_INET, .sin_addr.s_addr = ip.word[3] };
 	struct sockaddr_in6 v6 = { .sin6_family = AF_INET6 };
 
-	if (addr_is_zero(&ip))
+	if (addr_is_zero(&ip) || socket_is_bound(ctx, &ip))
 		return 0;
 	if (ctx->user_family == AF_INET)
 		return bpf_bind(ctx, (struct sockaddr *)&v4, sizeof(v4));
@@ -147,21 +160,25 @@ WALK int bind_to(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1)
 	return bpf_bind(ctx, (struct sockaddr *)&v6, sizeof(v6));
 }
 
-/* By its cgroup where that is known, else as the pod with ztunnel's address. */
-static __always_inline bool is_ztunnel(const struct settings *cfg, const struct netns_info *info)
+/* A process in the cgroup of -t. */
+static __always_inline bool is_in_ztunnels_cgroup(const struct settings *cfg)
 {
-	if (cfg->ztunnel_cgroup) {
-		for (int level = 0; level < MAX_CGROUP_LEVELS; level++) {
-			__u64 id = bpf_get_current_ancestor_cgroup_id(level);
+	for (int level = 0; cfg->ztunnel_cgroup && level < MAX_CGROUP_LEVELS; level++) {
+		__u64 id = bpf_get_current_ancestor_cgroup_id(level);
 
-			if (!id)
-				break;
-			if (id == cfg->ztunnel_cgroup)
-				return true;
-		}
-		return false;
+		if (!id)
+			break;
+		if (id == cfg->ztunnel_cgroup)
+			return true;
 	}
-	for (int family = V4; family < FAMILIES; family++) {
+	return false;
+}
+
+/* Without -t: the pod with ztunnel's address. */
+static __always_inline bool is_ztunnels_pod(const struct settings *cfg,
+					    const struct netns_info *info)
+{
+	for (int family = V4; !cfg->ztunnel_cgroup && family < FAMILIES; family++) {
 		const struct pod *pod;
 
 		if (addr_is_zero(&cfg->ztunnel[family]) ||
@@ -200,9 +217,11 @@ static __always_inline enum counter verdict_of(struct bpf_sock_addr *ctx,
 	if (!cfg || (addr_is_zero(&cfg->ztunnel[V4]) && addr_is_zero(&cfg->ztunnel[V6])))
 		return STAT_NO_ZTUNNEL; /* 1 */
 	if (addr_stays_here(&to->ip))
-		return STAT_LOCAL; /* 3, or 2: both pass */
+		return STAT_LOCAL;	/* 3, or 2: both pass */
+	if (is_in_ztunnels_cgroup(cfg)) /* asked first: its sockets are in many netns */
+		return STAT_ZTUNNEL;	/* 2 */
 	own = socket_netns(ctx, &to->ip, now);
-	if (is_ztunnel(cfg, now))
+	if (is_ztunnels_pod(cfg, now))
 		return STAT_ZTUNNEL; /* 2 */
 	if (own)
 		return STAT_LOCAL; /* 3 */
@@ -212,7 +231,7 @@ static __always_inline enum counter verdict_of(struct bpf_sock_addr *ctx,
 	in_pod = in_pod_mode(cfg);
 	if (netns_is_node(cfg, now)) {
 		if (!tcp || in_pod || cfg->flags & NO_HOST_CAPTURE ||
-		    !is_local_enrolled_pod(&to->ip, now))
+		    addr_is_zero(&cfg->ztunnel[family]) || !is_local_enrolled_pod(&to->ip, now))
 			return STAT_NODE; /* 8 */
 		via->ip = cfg->ztunnel[family];
 		via->port = cfg->inbound_port; /* 7 */
@@ -222,10 +241,14 @@ static __always_inline enum counter verdict_of(struct bpf_sock_addr *ctx,
 		     !is_enrolled(now->ip))
 		return STAT_NOT_ENROLLED; /* 8 */
 	dns = to->port == DNS_PORT && cfg->flags & DNS_CAPTURE;
-	/* Not spread: a datagram's answer comes from this address in any case. */
-	if (!in_pod || dns)
+	/* A socket held to a device cannot reach loopback: refused, not sent astray. */
+	if (in_pod && BPF_CORE_READ(kernel_socket(ctx), __sk_common.skc_bound_dev_if))
+		via->ip = (union addr){};
+	/* DNS is not spread: its datagrams are answered from the one address. */
+	else if (!in_pod || (dns && !addr_is_zero(&via->ip)))
 		via->ip = cfg->ztunnel[family];
-	if (in_pod && tcp && hook == CONNECT) /* the kernel lets no other hook bind */
+	/* The kernel lets no other hook bind. */
+	if (in_pod && tcp && hook == CONNECT && !addr_is_zero(&via->ip))
 		bind_to(ctx, now->ip[family].half[0], now->ip[family].half[1]);
 	via->port = dns ? cfg->dns_port : cfg->outbound_port; /* 4, 5, 6 */
 	return dns ? STAT_DNS : STAT_OUTBOUND;

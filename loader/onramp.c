@@ -94,7 +94,7 @@ static void undo(void)
 			bpf_map_delete_elem(change->fd, &change->key);
 		else if (change->old_program > 0)
 			bpf_link_update(change->old_link, change->old_program, NULL);
-		else if (!unlink(change->pin) && change->old_link >= 0)
+		else if (unlink(change->pin), change->old_link >= 0)
 			bpf_obj_pin(change->old_link, change->pin);
 	}
 }
@@ -132,10 +132,10 @@ static void attach(struct bpf_program *program) /* in the place of its predecess
 	struct bpf_link *link;
 	int err;
 
-	if (!bpf_program__autoload(program))
-		return (void)unlink(pin("links/", name));
 	change->pin = pin(map || program == skel->progs.metrics ? "" : "links/", name);
 	change->old_link = bpf_obj_get(change->pin);
+	if (!bpf_program__autoload(program))
+		return (void)unlink(change->pin);
 	bpf_obj_get_info_by_fd(change->old_link, &info, &(__u32){ sizeof(info) });
 	if (!tracing && info.cgroup.cgroup_id == inode(cgroup, CGROUP2_SUPER_MAGIC, "")) {
 		change->old_program = bpf_prog_get_fd_by_id(info.prog_id);
@@ -160,9 +160,9 @@ static void load(bool loaded)
 	for (char *ip, *list = strdup(arg['z']); (ip = strsep(&list, ","));) {
 		struct prefix z = parse(ip);
 		bool v6 = strchr(ip, ':'), in_pod = !strcmp(ip, "127.0.0.1") || !strcmp(ip, "::1");
-
 		need(in_pod || (z.length == 128 && z.ip.byte[v6 ? 0 : 12] % 127), "%s: no pod", ip);
 		need(!in_pod || arg['t'], "%s: in-pod mode: give ztunnel's cgroup, -t", ip);
+		need(!new.ztunnel[v6].half[1], "%s: the second of its family", ip);
 		new.ztunnel[v6] = z.ip;
 	}
 	arg['c'] = arg['c'] ?: access(hybrid, F_OK) ? "/sys/fs/cgroup" : hybrid;

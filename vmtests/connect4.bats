@@ -207,7 +207,7 @@ direct() { # DESTINATION
 }
 
 @test "a dead ztunnel refuses; nothing goes around it" {
-	reload -z 10.77.2.2
+	ZTUNNEL_POD_IP=10.77.2.2 reload
 	run -1 pod client "$TCP" dial 10.77.1.3 80
 	reload
 	is "$output" ECONNREFUSED

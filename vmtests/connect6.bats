@@ -127,6 +127,12 @@ captured() { # PORT ORIGINAL
 	is "$output" EPERM
 	run -0 pod client "$TCP" dial fd00:77::2 80
 	captured 15001 fd00:77::2:80
+	# Node programs are not enrolled: theirs passes.
+	run -0 node "$TCP" dial ::ffff:10.77.2.2 80
+	reload
+	pod six true
+	run -0 node "$TCP" dial fd00:77:0:0:6::6 80
+	has "local=[fd00:77::6:0:0:6]:80 "
 	reload -z "$ZTUNNEL_POD_IP6"
 }
 

@@ -81,11 +81,3 @@ background() { # POD ADDRESS PORT...
 	is "$(grep -c "local=$ZTUNNEL_POD_IP:15001 .*orig4=10.77.2.2:80 " "$WORK/in-said")" 5
 	is "$(grep -c 'local=10.77.2.2:80 ' "$WORK/out-said")" 5
 }
-
-@test "the end of a pod's v1 cgroup takes nobody out of the mesh" {
-	mkdir "$V1/gone"
-	run -0 hybrid client true
-	rmdir "$V1/gone"
-	run -0 hybrid client "$TCP" dial 10.77.2.2 80
-	has "orig4=10.77.2.2:80 "
-}

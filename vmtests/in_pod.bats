@@ -80,6 +80,25 @@ captured() { # ORIGINAL
 	has "from=10.77.1.2:" " peer=[::ffff:10.77.1.2]:${from##*:} "
 }
 
+@test "a program that has bound an address keeps it" {
+	ip -n "$RUN-client" addr add 10.77.9.9/16 dev eth0
+	for family in "AF_INET, ('10.77.9.9', 0), ('10.77.2.2', 80)" \
+		"AF_INET6, ('::ffff:10.77.9.9', 0), ('::ffff:10.77.2.2', 80)"; do
+		run -0 pod client python3 -c "
+import socket
+def dial(family, local, to):
+    s = socket.socket(family)
+    s.setsockopt(socket.IPPROTO_IP, 24, 1) # IP_BIND_ADDRESS_NO_PORT
+    s.bind(local)
+    s.connect(to)
+    print('dialled=%s:%d' % s.getpeername()[:2], s.recv(512).decode(), end=' ')
+from socket import AF_INET, AF_INET6
+dial($family)"
+		has " peer=[::ffff:10.77.9.9]:" " orig4=10.77.2.2:80 "
+	done
+	ip -n "$RUN-client" addr del 10.77.9.9/16 dev eth0
+}
+
 @test "destinations are spread over 127/8" {
 	one=$(pod client "$TCP" dial 10.77.2.2 80 | sed 's/.* local=\([^ ]*\).*/\1/')
 	two=$(pod client "$TCP" dial 10.77.2.2 81 | sed 's/.* local=\([^ ]*\).*/\1/')
@@ -147,10 +166,17 @@ captured() { # ORIGINAL
 }
 
 @test "node programs' traffic to pods is left alone" {
-	run -1 node "$TCP" dial 10.77.1.2 9
-	is "$output" ECONNREFUSED
+	onramp enroll 10.77.0.0/16
+	pod server true
 	run -0 node "$TCP" dial 10.77.2.2 80
+	onramp forget 10.77.0.0/16
 	has " local=[::ffff:10.77.2.2]:80 "
+}
+
+@test "a socket that is held to a device is refused, not sent astray" {
+	before=$(connects refused no_ztunnel_for_family)
+	run -7 pod client curl -sS --max-time 3 --interface if!eth0 http://10.77.2.2/
+	is "$(connects refused no_ztunnel_for_family)" $((before + 1))
 }
 
 @test "two pods, the same source port and destination at once: each its own" {

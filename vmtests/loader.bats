@@ -60,6 +60,8 @@ refuses_all() {
 	refuses "0.0.0.0" reload_bare -z 0.0.0.0
 	refuses "ztunnel.local" reload_bare -z ztunnel.local
 	refuses "::1" reload_bare -z ::1
+	refuses "10.0.0.2" reload_bare -z 10.0.0.1 -z 10.0.0.2
+	refuses "::ffff:10.0.0.1" reload_bare -z ::ffff:10.0.0.1
 	refuses "fd00::9/64" reload_bare -z 10.77.0.9 -z fd00::9/64
 	refuses "10.1.0.0/33" reload -e 10.1.0.0/33
 	refuses "10.1.0.0/-1" reload -e 10.1.0.0/-1
@@ -87,12 +89,12 @@ reload_bare() {
 	env -u ZTUNNEL_IP "$ONRAMP" load -p "$PIN" -c "$CG" "$@"
 }
 
-@test "32 kinds of bad input on a clean node: one line, exit 1, nothing changed" {
+@test "34 kinds of bad input on a clean node: one line, exit 1, nothing changed" {
 	refused=0
 	before=$(state)
 	refuses_all
 	unchanged "$before"
-	is "$refused" 32
+	is "$refused" 34
 	is "$(attached "$CG")" ""
 }
 
@@ -148,8 +150,8 @@ reload_bare() {
 	before=$(state)
 	refuses "connect4" "$ONRAMP" load -z "$ZTUNNEL_POD_IP" -p "$PIN" -c "$CG/sub"
 	unchanged "$before"
-	# The same as an upgrade that moves: what was replaced by then is put back.
-	reload -e 10.77.1.0/24
+	# The same as an upgrade that moves: what was replaced or gone by then is put back.
+	reload -d -e 10.77.1.0/24
 	before=$(state)
 	refuses "connect4" reload -c "$CG/sub" -e 10.77.4.0/24
 	unchanged "$before"

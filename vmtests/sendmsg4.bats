@@ -15,6 +15,7 @@ setup_file() {
 	pod_up ztunnel "$ZTUNNEL_POD_IP"
 	pod_up client 10.77.1.2
 	pod_up server 10.77.2.2
+	pod_up outsider 10.77.3.3
 	for name in client:1 server:2 ztunnel:9; do
 		ip -n "$RUN-${name%:*}" addr add "fd00:77::${name#*:}/64" dev eth0 nodad
 	done
@@ -121,7 +122,7 @@ queries() { metric "dns_queries_total{verdict=\"$1\"}"; }
 }
 
 @test "who is not enrolled, ztunnel itself and other ports are left alone" {
-	run -0 pod server python3 "$WORK/ask.py" 0 sendto 10.77.2.2
+	run -0 pod outsider python3 "$WORK/ask.py" 0 sendto 10.77.2.2
 	is "$output" "10.77.2.2 53 $DIRECT"
 	run -0 pod ztunnel dig +short +tries=1 @10.77.2.2 x.test
 	is "$output" "$DIRECT"
