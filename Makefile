@@ -33,9 +33,11 @@ SHELL_FILES := $(shell grep -lE '^.!/bin/(ba)?sh' scripts/* vmtests/* .ci/* 2>/d
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help all demo test vmtest lint fmt clean compile_commands.json setup-%
+.PHONY: help all tools demo test vmtest lint fmt clean compile_commands.json setup-%
 
 all: $(B)/onramp.bpf.o $(B)/onramp ## build the object and the loader
+
+tools: $(TOOLS) ## what the suites need besides
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z_.]+:.*## / { printf "  make %-24s%s\n", $$1, $$2 }' \
@@ -73,15 +75,15 @@ $(B)/%: vmtests/%.c $(wildcard vmtests/*.h) Makefile | setup-build
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CC) $(CFLAGS) -static $< -o $@
 
-demo: setup-build-demo all $(TOOLS) ## the main job on real traffic, explained
+demo: setup-build-demo all tools ## the main job on real traffic, explained
 	$(Q)scripts/demo
 
 # Exit status 2: this machine's own kernel cannot; the matrix still tells.
-test: setup-build-demo-test-vm all $(TOOLS) ## every suite, here and on the matrix
+test: setup-build-demo-test-vm all tools ## every suite, here and on the matrix
 	$(Q)vmtests/run || [ $$? = 2 ]
 	$(Q)scripts/vm-matrix
 
-vmtest: setup-build-demo-test-vm all $(TOOLS) ## every suite, in VMs; KERNEL=6.1: one
+vmtest: setup-build-demo-test-vm all tools ## every suite, in VMs; KERNEL=6.1: one
 	$(Q)scripts/vm-matrix $(KERNEL)
 
 lint: setup-lint setup-build ## clang-format, cppcheck, shellcheck

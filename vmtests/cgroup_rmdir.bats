@@ -8,7 +8,7 @@ CHURN=${ONRAMP_TEST_CHURN:-2000}
 
 setup_file() {
 	node_up rmdir
-	reload -z 10.77.0.9 -e 10.77.1.0/24
+	reload -e 10.77.1.0/24
 }
 
 teardown_file() {

@@ -9,7 +9,7 @@ setup_file() {
 	pod_up one 10.77.1.2
 	pod_up two 10.77.2.2
 	ip -n "$RUN-two" addr add fd00:77::2/64 dev eth0
-	reload -z 10.77.0.9 -e 10.77.1.0/24
+	reload -e 10.77.1.0/24
 }
 
 teardown_file() {

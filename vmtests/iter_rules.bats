@@ -8,7 +8,7 @@ RULES=${ONRAMP_TEST_RULES:-3000} # 128 a turn, some 200 a page
 
 setup_file() {
 	node_up rules
-	reload -z 10.77.0.9
+	reload
 }
 
 teardown_file() {
@@ -23,7 +23,7 @@ teardown_file() {
 @test "nested, disjoint, both families, bypasses: all of them, in address order" {
 	onramp enroll 10.0.0.0/8 10.1.2.0/24 fd00::/8 192.168.7.7 ::/0
 	onramp exclude 10.1.0.0/16 fd00:1::/32
-	reload -z 10.77.0.9 -b 172.16.0.0/12 -b 2001:db8::/32
+	reload -b 172.16.0.0/12 -b 2001:db8::/32
 	run -0 cat "$PIN/rules"
 	is "$output" "$(cat <<-END
 		in      ::/0

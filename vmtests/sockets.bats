@@ -56,6 +56,7 @@ cells() { # COLUMN ADDRESS
 		esac
 	done
 	is "${bad-0}" 0
+	is "$(grep -c " $1 " "$BATS_FILE_TMPDIR/cells")" 17
 }
 
 @test "node mode: IPv4 and IPv6" {
