@@ -95,7 +95,6 @@ typedef struct {
 
 struct sock_common {
 	__be32 skc_rcv_saddr;
-	int skc_bound_dev_if;
 	possible_net_t skc_net;
 	struct in6_addr skc_v6_rcv_saddr;
 };

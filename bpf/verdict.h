@@ -160,25 +160,21 @@ WALK int bind_to(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1)
 	return bpf_bind(ctx, (struct sockaddr *)&v6, sizeof(v6));
 }
 
-/* A process in the cgroup of -t. */
-static __always_inline bool is_in_ztunnels_cgroup(const struct settings *cfg)
+/* By its cgroup where that is known, else as the pod with ztunnel's address. */
+static __always_inline bool is_ztunnel(const struct settings *cfg, const struct netns_info *info)
 {
-	for (int level = 0; cfg->ztunnel_cgroup && level < MAX_CGROUP_LEVELS; level++) {
-		__u64 id = bpf_get_current_ancestor_cgroup_id(level);
+	if (cfg->ztunnel_cgroup) {
+		for (int level = 0; level < MAX_CGROUP_LEVELS; level++) {
+			__u64 id = bpf_get_current_ancestor_cgroup_id(level);
 
-		if (!id)
-			break;
-		if (id == cfg->ztunnel_cgroup)
-			return true;
+			if (!id)
+				break;
+			if (id == cfg->ztunnel_cgroup)
+				return true;
+		}
+		return false;
 	}
-	return false;
-}
-
-/* Without -t: the pod with ztunnel's address. */
-static __always_inline bool is_ztunnels_pod(const struct settings *cfg,
-					    const struct netns_info *info)
-{
-	for (int family = V4; !cfg->ztunnel_cgroup && family < FAMILIES; family++) {
+	for (int family = V4; family < FAMILIES; family++) {
 		const struct pod *pod;
 
 		if (addr_is_zero(&cfg->ztunnel[family]) ||
@@ -217,11 +213,9 @@ static __always_inline enum counter verdict_of(struct bpf_sock_addr *ctx,
 	if (!cfg || (addr_is_zero(&cfg->ztunnel[V4]) && addr_is_zero(&cfg->ztunnel[V6])))
 		return STAT_NO_ZTUNNEL; /* 1 */
 	if (addr_stays_here(&to->ip))
-		return STAT_LOCAL;	/* 3, or 2: both pass */
-	if (is_in_ztunnels_cgroup(cfg)) /* asked first: its sockets are in many netns */
-		return STAT_ZTUNNEL;	/* 2 */
+		return STAT_LOCAL; /* 3, or 2: both pass */
 	own = socket_netns(ctx, &to->ip, now);
-	if (is_ztunnels_pod(cfg, now))
+	if (is_ztunnel(cfg, now))
 		return STAT_ZTUNNEL; /* 2 */
 	if (own)
 		return STAT_LOCAL; /* 3 */
@@ -241,11 +235,8 @@ static __always_inline enum counter verdict_of(struct bpf_sock_addr *ctx,
 		     !is_enrolled(now->ip))
 		return STAT_NOT_ENROLLED; /* 8 */
 	dns = to->port == DNS_PORT && cfg->flags & DNS_CAPTURE;
-	/* A socket held to a device cannot reach loopback: refused, not sent astray. */
-	if (in_pod && BPF_CORE_READ(kernel_socket(ctx), __sk_common.skc_bound_dev_if))
-		via->ip = (union addr){};
 	/* DNS is not spread: its datagrams are answered from the one address. */
-	else if (!in_pod || (dns && !addr_is_zero(&via->ip)))
+	if (!in_pod || (dns && !addr_is_zero(&via->ip)))
 		via->ip = cfg->ztunnel[family];
 	/* The kernel lets no other hook bind. */
 	if (in_pod && tcp && hook == CONNECT && !addr_is_zero(&via->ip))
@@ -287,7 +278,9 @@ static __always_inline int redirect(struct bpf_sock_addr *ctx, const struct endp
 	dialled = bpf_sk_storage_get(&dialled_sockets, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!dialled)
 		return REFUSE; /* no memory: the proxy could not know the way */
-	*dialled = (struct dialled){ .asked = *asked, .given = *given };
+	dialled->asked = *asked;
+	dialled->given = *given;
+	dialled->handover = (struct handover_key){};
 	return ALLOW;
 }
 

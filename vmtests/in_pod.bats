@@ -173,12 +173,6 @@ dial($family)"
 	has " local=[::ffff:10.77.2.2]:80 "
 }
 
-@test "a socket that is held to a device is refused, not sent astray" {
-	before=$(connects refused no_ztunnel_for_family)
-	run -7 pod client curl -sS --max-time 3 --interface if!eth0 http://10.77.2.2/
-	is "$(connects refused no_ztunnel_for_family)" $((before + 1))
-}
-
 @test "two pods, the same source port and destination at once: each its own" {
 	listen_in other :: 15001
 	for round in 1 2 3 4 5; do
