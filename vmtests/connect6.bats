@@ -8,15 +8,11 @@ load helpers.bash
 
 setup_file() {
 	node_up connect6
-	ip -n "$RUN-node" addr add fd00:77::ff/64 dev br0 nodad
 	pod_up ztunnel "$ZTUNNEL_POD_IP"
 	pod_up client 10.77.1.2
 	pod_up server 10.77.2.2
 	pod_up six # IPv6 alone, enrolled by it
-	ip -n "$RUN-ztunnel" addr add "$ZTUNNEL_POD_IP6/64" dev eth0 nodad
-	ip -n "$RUN-client" addr add fd00:77::1/64 dev eth0 nodad
-	ip -n "$RUN-server" addr add fd00:77::2/64 dev eth0 nodad
-	ip -n "$RUN-six" addr add fd00:77:0:0:6::6/64 dev eth0 nodad
+	dual_stack client:1 server:2 ztunnel:9 six:6:0:0:6
 	serve ztunnel :: 15001 15006 15053
 	serve server :: 80
 	serve six :: 80

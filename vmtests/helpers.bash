@@ -54,6 +54,15 @@ pod_up() { # NAME [IP] [CGROUP]
 	mkdir -p "$CG/${3:-$1}"
 }
 
+# IPv6 beside what there is: the node's fd00:77::ff, and fd00:77::N for each pod.
+dual_stack() { # NAME:N...
+	local pod
+	ip -n "$RUN-node" addr add fd00:77::ff/64 dev br0 nodad
+	for pod; do
+		ip -n "$RUN-${pod%%:*}" addr add "fd00:77::${pod#*:}/64" dev eth0 nodad
+	done
+}
+
 pod_down() { # NAME
 	cgroup_end "$CG/$1"
 	ip -n "$RUN-node" link del "v$1" # the netns would take it along, but later

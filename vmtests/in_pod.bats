@@ -6,16 +6,12 @@
 load helpers.bash
 
 setup_file() {
-	local name
 	node_up in_pod
-	ip -n "$RUN-node" addr add fd00:77::ff/64 dev br0 nodad
 	mkdir "$CG/ztunnel"
 	pod_up server 10.77.2.2
 	pod_up client 10.77.1.2
 	pod_up other 10.77.1.3
-	for name in client:1 server:2 other:3; do
-		ip -n "$RUN-${name%:*}" addr add "fd00:77::${name#*:}/64" dev eth0 nodad
-	done
+	dual_stack client:1 server:2 other:3
 	serve server :: 80 81 53
 	"$ONRAMP" load -z 127.0.0.1 -z ::1 -p "$PIN" -c "$CG" -n "/run/netns/$RUN-node" \
 		-t "$CG/ztunnel"

@@ -9,16 +9,12 @@ CAPTURED=1.2.3.4 # what ztunnel's answers
 DIRECT=5.6.7.8   # what the pods' own answers
 
 setup_file() {
-	local name
 	node_up dns
-	ip -n "$RUN-node" addr add fd00:77::ff/64 dev br0 nodad
 	pod_up ztunnel "$ZTUNNEL_POD_IP"
 	pod_up client 10.77.1.2
 	pod_up server 10.77.2.2
 	pod_up outsider 10.77.3.3
-	for name in client:1 server:2 ztunnel:9; do
-		ip -n "$RUN-${name%:*}" addr add "fd00:77::${name#*:}/64" dev eth0 nodad
-	done
+	dual_stack client:1 server:2 ztunnel:9
 	ip -n "$RUN-server" addr add 10.77.2.3/16 dev eth0
 	resolver ztunnel ztunnel 15053 "$CAPTURED"
 	resolver server server 53 "$DIRECT"

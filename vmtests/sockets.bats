@@ -9,16 +9,12 @@ load helpers.bash
 export SOCKETS=$ROOT/build/sockets
 
 setup_file() {
-	local name
 	node_up sockets
-	ip -n "$RUN-node" addr add fd00:77::ff/64 dev br0 nodad
 	ztunnel_up # by IPv4; see below for IPv6
 	pod_up client 10.77.1.2
 	pod_up other 10.77.3.3 # not enrolled: where some kinds' processes go
 	pod_up server 10.77.2.2
-	for name in client:1 server:2 other:3 ztunnel:9; do
-		ip -n "$RUN-${name%:*}" addr add "fd00:77::${name#*:}/64" dev eth0 nodad
-	done
+	dual_stack client:1 server:2 other:3 ztunnel:9
 	serve ztunnel "$ZTUNNEL_POD_IP6" 15001
 	serve server :: 80
 	mkdir "$CG/ztunnel/in-client"
