@@ -26,7 +26,7 @@ CFLAGS += -std=gnu11 -D_GNU_SOURCE -Wall -Wextra -Werror -I$(B) -Ibpf
 HOOKS := $(patsubst bpf/%.bpf.c,$(B)/bpf/%.o,$(wildcard bpf/*.bpf.c))
 HOOKS := $(filter-out %/connect4.o %/connect6.o,$(HOOKS)) \
 	$(filter %/connect4.o %/connect6.o,$(HOOKS))
-TOOLS := $(patsubst vmtests/%.c,$(B)/%,$(wildcard vmtests/*.c))
+TOOLS := $(patsubst vmtests/%.c,$(B)/%,$(wildcard vmtests/*.c)) $(B)/other/onramp
 C_FILES := $(wildcard bpf/*.[ch] loader/*.[ch] scripts/*.c vmtests/*.[ch])
 SHELL_FILES := $(shell grep -lE '^.!/bin/(ba)?sh' scripts/* vmtests/* .ci/* 2>/dev/null) \
 	$(wildcard vmtests/*.bash)
@@ -69,6 +69,10 @@ $(B)/onramp: $(wildcard loader/*.[ch]) bpf/onramp.h $(B)/onramp.skel.h $(B)/usag
 	$(call say,CC,$@)
 	$(Q)$(CC) $(CFLAGS) -static -s loader/*.c -o $@ \
 		$$(scripts/static-libs $(CC))
+
+# The same with another object, for upgrades from one to the other and back.
+$(B)/other/onramp: $(B)/onramp
+	$(Q)$(MAKE) --no-print-directory B=$(B)/other BPF_CFLAGS='$(BPF_CFLAGS) -mcpu=v3' $@
 
 $(B)/%: vmtests/%.c $(wildcard vmtests/*.h) Makefile | setup-build
 	$(call say,CC,$@)

@@ -14,6 +14,10 @@
  *                              and closes at once
  *   tcp from PORT ADDR PORT2   dials from local port PORT
  *   tcp udp ADDR PORT          connects UDP and prints its getpeername
+ *   tcp many N ADDR PORT...    dials these in turn, N times in all and until its
+ *                              standard input ends; prints how many the proxy
+ *                              answered with the right original destination, how
+ *                              many were direct, wrong, failed
  *
  * Exit status 1 and the errno's name where a connection failed.
  */
@@ -108,11 +112,62 @@ static int dial(const union name *to, int from)
 	return converse(fd);
 }
 
+/* What became of one connection: by its server's line and its getpeername(). */
+enum fate { PROXIED, DIRECT, WRONG, FAILED, FATES };
+
+static enum fate fate_of(const union name *to)
+{
+	int fd = socket(to->any.sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	bool v4 = to->any.sa_family == AF_INET, same;
+	union name peer = {};
+	socklen_t size = sizeof(peer);
+	char line[512] = "", orig[100], local[100], mapped[100];
+	int used = 0, got;
+
+	if (connect_within(fd, to)) {
+		fprintf(stderr, "%s: %s\n", show(to), strerrorname_np(errno));
+		close(fd);
+		return FAILED;
+	}
+	same = !getpeername(fd, &peer.any, &size) && !strcmp(show(&peer), show(to));
+	while (!strchr(line, '\n') && (got = read(fd, line + used, sizeof(line) - 1 - used)) > 0)
+		used += got;
+	/* Reset: neither end keeps the port in TIME_WAIT. */
+	setsockopt(fd, SOL_SOCKET, SO_LINGER, &(struct linger){ 1, 0 }, sizeof(struct linger));
+	close(fd);
+	snprintf(orig, sizeof(orig), v4 ? " orig4=%s " : " orig6=%s\n", show(to));
+	snprintf(local, sizeof(local), "local=%s ", show(to));
+	snprintf(mapped, sizeof(mapped), "local=[::ffff:%s]:%u ",
+		 v4 ? inet_ntoa(to->v4.sin_addr) : "", ntohs(to->v4.sin_port));
+	if (same && strstr(line, orig))
+		return PROXIED;
+	if (same && (strstr(line, local) || strstr(line, mapped)))
+		return DIRECT;
+	fprintf(stderr, "%s: peer %s: %s\n", show(to), show(&peer),
+		*line ? line : strerrorname_np(errno));
+	return *line ? WRONG : FAILED;
+}
+
+/* With a pause now and then, that leaves room for what is to happen meanwhile. */
+static int many(long least, char **ends, int count)
+{
+	struct pollfd told = { .fd = 0, .events = POLLIN };
+	union name to[16];
+	long fates[FATES] = {};
+
+	for (int i = 0; i < count; i++) to[i] = parse(ends[2 * i], ends[2 * i + 1]);
+	for (long n = 0; n % 16 || !poll(&told, 1, 10) || n < least; n++)
+		fates[fate_of(&to[n % count])]++;
+	printf("proxied=%ld direct=%ld wrong=%ld failed=%ld\n", fates[PROXIED], fates[DIRECT],
+	       fates[WRONG], fates[FAILED]);
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
 	const char *what = argc > 3 ? argv[1] : "";
-	bool from = argc == 5 && !strcmp(what, "from"); /* a port comes first */
-	union name to = argc > 3 ? parse(argv[2 + from], argv[3 + from]) : (union name){};
+	bool from = !strcmp(what, "from") || !strcmp(what, "many"); /* a number comes first */
+	union name to = argc > 3 + from ? parse(argv[2 + from], argv[3 + from]) : (union name){};
 	char line[16];
 	int err = 0, fd;
 
@@ -123,6 +178,8 @@ int main(int argc, char **argv)
 		for (int n = argc > 4 ? atoi(argv[4]) : 1; n > 0; n--) err |= dial(&to, 0);
 		return err;
 	}
+	if (!strcmp(what, "many") && argc % 2 && argc > 4 && argc < 38)
+		return many(atol(argv[2]), argv + 3, argc / 2 - 1);
 	if (!strcmp(what, "steps")) {
 		while (fgets(line, sizeof(line), stdin)) err |= dial(&to, 0);
 		return err;
@@ -150,7 +207,7 @@ int main(int argc, char **argv)
 		connect(fd, &to.any, length(&to));
 		return close(fd);
 	}
-	if (from)
+	if (from && argc == 5)
 		return dial(&to, atoi(argv[2]));
 	if (!strcmp(what, "udp")) {
 		socklen_t size = sizeof(to);
