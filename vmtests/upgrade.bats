@@ -36,7 +36,7 @@ storm() { # POD N
 	rm -f "$WORK/$1.until"
 	mkfifo "$WORK/$1.until"
 	# shellcheck disable=SC2086 # pairs
-	pod "$1" "$TCP" many "$2" $DESTINATIONS <"$WORK/$1.until" \
+	pod "$1" nice -n 10 "$TCP" many "$2" $DESTINATIONS <"$WORK/$1.until" \
 		>"$WORK/$1.sums" 2>"$WORK/$1.errors" 3>&- &
 	stormy+=("$1")
 	local fd
@@ -94,15 +94,16 @@ other_load() { # N
 	storm one $((CONNECTIONS / 10))
 	storm two $((CONNECTIONS / 10))
 	storm stranger $((CONNECTIONS / 10))
-	for ((i = 0; i < LOADS / 4; i++)); do
-		[ $((i % 10)) -ne 0 ] || echo "# $i of $((LOADS / 4)) rounds of rules" >&3
+	for ((i = 0; i < LOADS / 8 + 1; i++)); do
 		onramp exclude 10.77.1.3 10.77.1.128/25 10.77.3.2
 		onramp enroll 10.77.1.2 10.77.3.0/24 # a longer prefix keeps stranger out
-		other_load "$i"
-		onramp forget 10.77.1.0/24 10.77.3.0/24
+		onramp forget 10.77.1.0/24
+		other_load $((2 * i))
 		onramp exclude 10.77.0.0/16
 		onramp enroll 10.77.1.3 10.77.1.0/24
-		onramp forget 10.77.0.0/16 10.77.1.128/25 10.77.3.2 10.77.1.2 10.77.1.3
+		onramp forget 10.77.3.0/24 10.77.0.0/16 10.77.1.128/25
+		onramp forget 10.77.3.2 10.77.1.2 10.77.1.3
+		other_load $((2 * i + 1))
 	done
 	calm
 	echo "# join and leave: $(sum proxied one two stranger) proxied," \
