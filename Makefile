@@ -26,7 +26,8 @@ CFLAGS += -std=gnu11 -D_GNU_SOURCE -Wall -Wextra -Werror -I$(B) -Ibpf
 HOOKS := $(patsubst bpf/%.bpf.c,$(B)/bpf/%.o,$(wildcard bpf/*.bpf.c))
 HOOKS := $(filter-out %/connect4.o %/connect6.o,$(HOOKS)) \
 	$(filter %/connect4.o %/connect6.o,$(HOOKS))
-TOOLS := $(patsubst vmtests/%.c,$(B)/%,$(wildcard vmtests/*.c)) $(B)/other/onramp
+TOOL_FILES := $(filter-out %.bpf.c,$(wildcard vmtests/*.c))
+TOOLS := $(TOOL_FILES:vmtests/%.c=$(B)/%) $(B)/other.bpf.o $(B)/other/onramp
 C_FILES := $(wildcard bpf/*.[ch] loader/*.[ch] scripts/*.c vmtests/*.[ch])
 SHELL_FILES := $(shell grep -lE '^.!/bin/(ba)?sh' scripts/* vmtests/* .ci/* 2>/dev/null) \
 	$(wildcard vmtests/*.bash)
@@ -70,6 +71,11 @@ $(B)/onramp: $(wildcard loader/*.[ch]) bpf/onramp.h $(B)/onramp.skel.h $(B)/usag
 	$(Q)$(CC) $(CFLAGS) -static -s loader/*.c -o $@ \
 		$$(scripts/static-libs $(CC))
 
+$(B)/other.bpf.o: vmtests/other.bpf.c Makefile | setup-build
+	$(call say,BPF,$@)
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CLANG) $(BPF_CFLAGS) -c $< -o $@
+
 # The same with another object, for upgrades from one to the other and back.
 $(B)/other/onramp: $(B)/onramp
 	$(Q)$(MAKE) --no-print-directory B=$(B)/other BPF_CFLAGS='$(BPF_CFLAGS) -mcpu=v3' $@
@@ -95,7 +101,7 @@ lint: setup-lint setup-build ## clang-format, cppcheck, shellcheck
 	$(Q)clang-format --dry-run -Werror $(C_FILES)
 	$(Q)cppcheck --quiet --error-exitcode=1 --inline-suppr \
 		--enable=warning,performance,portability --std=c11 \
-		--suppress=missingIncludeSystem --suppress=unknownMacro -Ibpf loader/*.c scripts/*.c vmtests/*.c
+		--suppress=missingIncludeSystem --suppress=unknownMacro -Ibpf loader/*.c scripts/*.c $(TOOL_FILES)
 	$(call say,LINT,shell)
 	$(Q)shellcheck $(SHELL_FILES)
 	$(Q)shellcheck -s bats $(wildcard vmtests/*.bats)
@@ -106,7 +112,7 @@ fmt: setup-lint ## format the C files
 compile_commands.json: ## for editors: into build/
 	$(Q)mkdir -p $(B)
 	$(Q)scripts/compile-commands '$(CLANG) $(BPF_CFLAGS)' bpf/*.bpf.c \
-		-- '$(CC) $(CFLAGS)' loader/*.c vmtests/*.c >$(B)/$@
+		vmtests/*.bpf.c -- '$(CC) $(CFLAGS)' loader/*.c $(TOOL_FILES) >$(B)/$@
 
 clean: ## remove what was built
 	$(Q)rm -rf $(B)

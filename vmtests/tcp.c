@@ -156,7 +156,7 @@ static int many(long least, char **ends, int count)
 	long fates[FATES] = {};
 
 	for (int i = 0; i < count; i++) to[i] = parse(ends[2 * i], ends[2 * i + 1]);
-	for (long n = 0; n % 16 || !poll(&told, 1, 10) || n < least; n++)
+	for (long n = 0; n % 32 || !poll(&told, 1, 10) || n < least; n++)
 		fates[fate_of(&to[n % count])]++;
 	printf("proxied=%ld direct=%ld wrong=%ld failed=%ld\n", fates[PROXIED], fates[DIRECT],
 	       fates[WRONG], fates[FAILED]);

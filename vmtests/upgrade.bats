@@ -36,7 +36,7 @@ storm() { # POD N
 	rm -f "$WORK/$1.until"
 	mkfifo "$WORK/$1.until"
 	# shellcheck disable=SC2086 # pairs
-	pod "$1" nice -n 10 "$TCP" many "$2" $DESTINATIONS <"$WORK/$1.until" \
+	pod "$1" nice -n 15 "$TCP" many "$2" $DESTINATIONS <"$WORK/$1.until" \
 		>"$WORK/$1.sums" 2>"$WORK/$1.errors" 3>&- &
 	stormy+=("$1")
 	local fd
