@@ -41,9 +41,9 @@ static int fill(int map, __u32 value_of_all, int command)
 	if (info.type == BPF_MAP_TYPE_LPM_TRIE)
 		memcpy(key, &(__u32){ 8 * (info.key_size - sizeof(__u32)) }, sizeof(__u32));
 	memcpy(value, &value_of_all, sizeof(value_of_all));
-	attr = (union bpf_attr){ .map_fd = map, .key = (__u64)key, .value = (__u64)value };
+	attr = (union bpf_attr){ .map_fd = map, .key = (__u64)key };
 	if (command == BPF_MAP_UPDATE_ELEM)
-		attr.flags = BPF_NOEXIST;
+		attr.value = (__u64)value, attr.flags = BPF_NOEXIST;
 	do {
 		n++;
 		memcpy(key + info.key_size - sizeof(n), &n, sizeof(n));

@@ -21,7 +21,6 @@ setup_file() {
 	pod_up server "$BACKEND"
 	serve server 0.0.0.0 80
 	"$BPFTOOL" prog loadall "$ROOT/build/other.bpf.o" "$OTHER"
-	reload -e 10.77.1.0/24
 }
 
 teardown_file() {
@@ -74,36 +73,6 @@ load_and() { # COMMAND...
 	"$@"
 }
 
-@test "load balancer on a parent, before onramp or after: the proxy gets the service" {
-	onramp unload
-	beside multi "$ABOVE" load_and proxy_gets_service
-	beside multi "$ABOVE" proxy_gets_service
-	beside link "$ABOVE" proxy_gets_service
-}
-
-@test "load balancer on the same cgroup, after onramp: the proxy gets the service" {
-	beside multi "$CG" proxy_gets_service
-	beside link "$CG" proxy_gets_service
-}
-
-@test "an upgrade keeps onramp's turn" {
-	beside multi "$CG" load_and proxy_gets_service
-}
-
-@test "load balancer on a child, or before onramp on the same cgroup: the proxy gets the backend" {
-	beside multi "$CG/client" proxy_gets "$BACKEND"
-	beside link "$CG/client" proxy_gets "$BACKEND"
-	beside exclusive "$CG/client" proxy_gets "$BACKEND"
-	onramp unload
-	beside link "$CG" load_and proxy_gets_backend
-}
-
-@test "exclusively on a parent after onramp, or to be overridden: onramp stays, and upgrades" {
-	reload -e 10.77.1.0/24
-	beside exclusive "$ABOVE" load_and proxy_gets "$SERVICE"
-	beside override "$ABOVE" proxy_gets "$SERVICE"
-}
-
 # Another's program keeps onramp out: one line that names what, and nothing changed.
 refused_by() { # NAMED
 	before=$("$BPFTOOL" -j cgroup tree "$ABOVE")
@@ -117,27 +86,51 @@ refused_by() { # NAMED
 }
 
 @test "exclusively on the same cgroup or a parent, before onramp: said so, nothing changed" {
-	onramp unload
 	beside exclusive "$CG" refused_by "see bpftool cgroup tree"
-	beside override "$CG" refused_by "see bpftool cgroup tree"
 	beside exclusive "$ABOVE" refused_by "see bpftool cgroup tree"
-	reload -e 10.77.1.0/24
-	proxy_gets "$SERVICE"
 }
 
-@test "a sockops program with events of its own takes none from onramp" {
-	for where in "$ABOVE" "$CG" "$CG/client"; do
-		"$BPFTOOL" cgroup attach "$where" cgroup_sock_ops pinned "$OTHER/other_sockops" multi
-		run -0 pod client "$TCP" dial "$BACKEND" 80
-		has "orig4=$BACKEND:80 "
-		# Only its end, an event too, takes this one out of handovers.
-		ip netns exec "$RUN-ztunnel" iptables -A INPUT -p tcp --dport 15001 \
-			-j REJECT --reject-with tcp-reset
-		run -1 pod client "$TCP" dial "$BACKEND" 80
-		ip netns exec "$RUN-ztunnel" iptables -F
-		"$BPFTOOL" cgroup detach "$where" cgroup_sock_ops pinned "$OTHER/other_sockops"
-		is "$output $(entries handovers)" "ECONNREFUSED 0"
-	done
+@test "load balancer on a parent, before onramp or after: the proxy gets the service" {
+	beside multi "$ABOVE" load_and proxy_gets_service
+	beside multi "$ABOVE" proxy_gets_service
+	beside link "$ABOVE" proxy_gets_service
+}
+
+@test "load balancer on the same cgroup, after onramp: the proxy gets the service" {
+	beside multi "$CG" proxy_gets_service
+	beside link "$CG" proxy_gets_service
+}
+
+@test "an upgrade keeps onramp's turn, whatever is on a parent by now" {
+	beside multi "$CG" beside exclusive "$ABOVE" load_and proxy_gets_service
+	beside override "$ABOVE" proxy_gets "$SERVICE"
+}
+
+@test "load balancer on a child, or before onramp on the same cgroup: the proxy gets the backend" {
+	beside multi "$CG/client" proxy_gets "$BACKEND"
+	beside link "$CG/client" proxy_gets "$BACKEND"
+	beside exclusive "$CG/client" proxy_gets "$BACKEND"
+	onramp unload
+	beside link "$CG" load_and proxy_gets_backend
+}
+
+@test "sockops programs with events of their own take none from onramp" {
+	other_sockops() { # attach|detach [multi]
+		for where in "$ABOVE" "$CG" "$CG/client"; do
+			"$BPFTOOL" cgroup "$1" "$where" cgroup_sock_ops \
+				pinned "$OTHER/other_sockops" "${@:2}"
+		done
+	}
+	other_sockops attach multi
+	run -0 pod client "$TCP" dial "$BACKEND" 80
+	has "orig4=$BACKEND:80 "
+	# Only its end, an event too, takes this one out of handovers.
+	ip netns exec "$RUN-ztunnel" iptables -A INPUT -p tcp --dport 15001 \
+		-j REJECT --reject-with tcp-reset
+	run -1 pod client "$TCP" dial "$BACKEND" 80
+	ip netns exec "$RUN-ztunnel" iptables -F
+	other_sockops detach
+	is "$output $(entries handovers)" "ECONNREFUSED 0"
 }
 
 # A second onramp, with a cgroup, pins, ztunnel and pods of its own.

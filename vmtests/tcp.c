@@ -13,6 +13,8 @@
  *   tcp abandon ADDR PORT FROM connects without blocking from local port FROM
  *                              and closes at once
  *   tcp from PORT ADDR PORT2   dials from local port PORT
+ *   tcp flood N ADDR PORT      begins N connections without blocking, prints how
+ *                              many began, and holds them while it may read
  *   tcp udp ADDR PORT          connects UDP and prints its getpeername
  *   tcp many N ADDR PORT...    dials these in turn, N times in all and until its
  *                              standard input ends; prints how many the proxy
@@ -27,6 +29,7 @@
 #include <signal.h>
 #include <stdbool.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 
 #define SO_ORIGINAL_DST 80
 
@@ -156,17 +159,37 @@ static int many(long least, char **ends, int count)
 	long fates[FATES] = {};
 
 	for (int i = 0; i < count; i++) to[i] = parse(ends[2 * i], ends[2 * i + 1]);
-	for (long n = 0; n % 32 || !poll(&told, 1, 10) || n < least; n++)
+	for (long n = 0; n % 16 || !poll(&told, 1, 10) || n < least; n++)
 		fates[fate_of(&to[n % count])]++;
 	printf("proxied=%ld direct=%ld wrong=%ld failed=%ld\n", fates[PROXIED], fates[DIRECT],
 	       fates[WRONG], fates[FAILED]);
 	return 0;
 }
 
+static int flood(long count, const union name *to)
+{
+	struct rlimit files;
+	long begun = 0;
+	char end;
+
+	getrlimit(RLIMIT_NOFILE, &files);
+	files.rlim_cur = files.rlim_max;
+	setrlimit(RLIMIT_NOFILE, &files);
+	for (long i = 0; i < count; i++) {
+		int fd = socket(to->any.sa_family, SOCK_STREAM | SOCK_NONBLOCK, 0);
+
+		begun += connect(fd, &to->any, length(to)) && errno == EINPROGRESS;
+	}
+	printf("%ld begun\n", begun);
+	fflush(stdout);
+	return read(0, &end, 1) < 0;
+}
+
 int main(int argc, char **argv)
 {
 	const char *what = argc > 3 ? argv[1] : "";
-	bool from = !strcmp(what, "from") || !strcmp(what, "many"); /* a number comes first */
+	/* A number comes first. */
+	bool from = !strcmp(what, "from") || !strcmp(what, "many") || !strcmp(what, "flood");
 	union name to = argc > 3 + from ? parse(argv[2 + from], argv[3 + from]) : (union name){};
 	char line[16];
 	int err = 0, fd;
@@ -207,6 +230,8 @@ int main(int argc, char **argv)
 		connect(fd, &to.any, length(&to));
 		return close(fd);
 	}
+	if (!strcmp(what, "flood") && argc == 5)
+		return flood(atol(argv[2]), &to);
 	if (from && argc == 5)
 		return dial(&to, atoi(argv[2]));
 	if (!strcmp(what, "udp")) {
