@@ -47,7 +47,7 @@ static int fill(int map, __u32 value_of_all, int command)
 	do {
 		n++;
 		memcpy(key + info.key_size - sizeof(n), &n, sizeof(n));
-	} while (!bpf(command, &attr));
+	} while (n < 1 << 20 && !bpf(command, &attr)); /* an LRU would never be full */
 	printf("%u %s\n", n - 1, strerrorname_np(errno));
 	return 0;
 }
