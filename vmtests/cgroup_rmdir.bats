@@ -106,7 +106,7 @@ pods_at_once() { # FIRST COUNT
 	retry 200 sh -c "[ \$(grep -c ' 10[.]78[.]' '$PIN/pods') = $2 ]"
 	exec 9>&-
 	wait "${pids[@]}"
-	rmdir "$CG"/churn/*
+	rmdir "$CG"/churn/*/
 }
 
 @test "$CHURN pods made and removed, 64 alive at a time, leave cgroup_info_map and pod_ips empty" {
