@@ -34,12 +34,13 @@ static int fill(int map, __u32 value_of_all, int command)
 		.info = { .bpf_fd = map, .info_len = sizeof(info), .info = (__u64)&info }
 	};
 	char key[64] = "", value[256] = "";
-	__u32 n = 0;
+	__u32 n = 0, bits;
 
 	if (bpf(BPF_OBJ_GET_INFO_BY_FD, &attr))
 		return 1;
+	bits = 8 * (info.key_size - sizeof(bits));
 	if (info.type == BPF_MAP_TYPE_LPM_TRIE)
-		memcpy(key, &(__u32){ 8 * (info.key_size - sizeof(__u32)) }, sizeof(__u32));
+		memcpy(key, &bits, sizeof(bits));
 	memcpy(value, &value_of_all, sizeof(value_of_all));
 	attr = (union bpf_attr){ .map_fd = map, .key = (__u64)key };
 	if (command == BPF_MAP_UPDATE_ELEM)
