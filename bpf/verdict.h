@@ -45,7 +45,7 @@ static __always_inline bool socket_netns(struct bpf_sock_addr *ctx, const union 
 		count(STAT_CACHE_MISS);
 		remember((__u64)BPF_CORE_READ(task, cgroups, dfl_cgrp), (__u64)net, (__u64)task);
 		if (!cache_read(id, net, now)) { /* full, or shared with another netns */
-			now->flags = netns_initial(net, task);
+			now->flags = netns_initial((__u64)net, (__u64)task);
 			netns_read(net, now);
 		}
 		if (now->flags & NETNS_DOUBT)
@@ -85,7 +85,7 @@ WALK int ztunnel_listens(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1, __u32 
 	tcp = sk->state == BPF_TCP_LISTEN ? bpf_skc_to_tcp_sock(sk) : NULL;
 	if (tcp) {
 		owner = socket_cgroup((struct sock *)tcp);
-		listens = owner && cgroup_is_within(owner, ztunnel);
+		listens = owner && cgroup_is_within((__u64)owner, ztunnel);
 	}
 	bpf_sk_release(sk);
 	return listens;
@@ -160,20 +160,23 @@ WALK int bind_to(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1)
 	return bpf_bind(ctx, (struct sockaddr *)&v6, sizeof(v6));
 }
 
+/* Whether the current task's cgroup is the one of that id, or below it. */
+WALK int task_is_within(__u64 cgroup)
+{
+	for (int level = 0; level < MAX_CGROUP_LEVELS; level++) {
+		__u64 id = bpf_get_current_ancestor_cgroup_id(level);
+
+		if (!id || id == cgroup)
+			return id != 0;
+	}
+	return false;
+}
+
 /* By its cgroup where that is known, else as the pod with ztunnel's address. */
 static __always_inline bool is_ztunnel(const struct settings *cfg, const struct netns_info *info)
 {
-	if (cfg->ztunnel_cgroup) {
-		for (int level = 0; level < MAX_CGROUP_LEVELS; level++) {
-			__u64 id = bpf_get_current_ancestor_cgroup_id(level);
-
-			if (!id)
-				break;
-			if (id == cfg->ztunnel_cgroup)
-				return true;
-		}
-		return false;
-	}
+	if (cfg->ztunnel_cgroup)
+		return task_is_within(cfg->ztunnel_cgroup);
 	for (int family = V4; family < FAMILIES; family++) {
 		const struct pod *pod;
 
