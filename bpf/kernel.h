@@ -95,6 +95,7 @@ typedef struct {
 
 struct sock_common {
 	__be32 skc_rcv_saddr;
+	unsigned char skc_ipv6only : 1;
 	possible_net_t skc_net;
 	struct in6_addr skc_v6_rcv_saddr;
 };

@@ -91,11 +91,35 @@ WALK int ztunnel_listens(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1, __u32 
 	return listens;
 }
 
-static __always_inline bool listens_at(struct bpf_sock_addr *ctx, const struct settings *cfg,
-				       const union addr *ip)
+/*
+ * ztunnel's listeners in the netns of the context's socket, as bits of enum
+ * listener_kind: those that sockops has seen begin, which no other socket can
+ * hide. Where it has seen none there may be some that are older than the load.
+ */
+WALK __u32 ztunnel_listener_kinds(struct bpf_sock_addr *ctx, __u64 netns)
 {
-	return ztunnel_listens(ctx, ip->half[0], ip->half[1], cfg->outbound_port,
-			       cfg->ztunnel_cgroup);
+	struct listeners *here = bpf_map_lookup_elem(&ztunnel_listeners, &netns);
+	const struct settings *cfg = current_settings();
+	__u64 v4 = bpf_cpu_to_be64(0xffff7f000001ULL), v6 = bpf_cpu_to_be64(1), any_v4;
+	__u32 kinds = 0;
+
+	if (!cfg)
+		return 0;
+	if (here) {
+		kinds |= here->all_v4 > 0 ? LISTENS_ALL_V4 : 0;
+		kinds |= here->local_v4 > 0 ? LISTENS_LOCAL_V4 : 0;
+		kinds |= here->v6 > 0 ? LISTENS_V6 : 0;
+	}
+	if (kinds)
+		return kinds;
+	any_v4 = v4 + bpf_cpu_to_be64(1 << 16); /* 127.1.0.1 */
+	if (ztunnel_listens(ctx, 0, any_v4, cfg->outbound_port, cfg->ztunnel_cgroup))
+		kinds |= LISTENS_ALL_V4;
+	else if (ztunnel_listens(ctx, 0, v4, cfg->outbound_port, cfg->ztunnel_cgroup))
+		kinds |= LISTENS_LOCAL_V4;
+	if (ztunnel_listens(ctx, 0, v6, cfg->outbound_port, cfg->ztunnel_cgroup))
+		kinds |= LISTENS_V6;
+	return kinds;
 }
 
 /*
@@ -107,25 +131,23 @@ static __always_inline bool listens_at(struct bpf_sock_addr *ctx, const struct s
  * soon be used up. IPv6 has but ::1.
  */
 static __always_inline bool ztunnel_is_in_pod(struct bpf_sock_addr *ctx, const struct settings *cfg,
-					      const struct endpoint *to, union addr *via)
+					      __u64 netns, const struct endpoint *to,
+					      union addr *via)
 {
 	__u64 hash = (to->ip.half[0] ^ to->ip.half[1] ^ to->port) * 0x9e3779b97f4a7c15ULL;
-	union addr v4 = addr_from_v4(bpf_htonl((127 << 24) + (1 << 16) + (hash >> 42)));
-	const union addr *v6 = &cfg->ztunnel[V6];
-	bool to_v4 = addr_is_v4(&to->ip), in_v4 = false, in_v6 = false;
+	__u32 kinds = ztunnel_listener_kinds(ctx, netns);
 
-	if (addr_is_loopback(&cfg->ztunnel[V4])) {
-		in_v4 = listens_at(ctx, cfg, &v4);
-		if (!in_v4) {
-			v4 = cfg->ztunnel[V4];
-			in_v4 = listens_at(ctx, cfg, &v4);
-		}
-	}
-	if (!(in_v4 && to_v4) && addr_is_loopback(v6))
-		in_v6 = listens_at(ctx, cfg, v6);
-	if (to_v4 ? in_v4 : in_v6)
-		*via = to_v4 ? v4 : *v6;
-	return in_v4 || in_v6;
+	if (!addr_is_loopback(&cfg->ztunnel[V4]))
+		kinds &= ~(LISTENS_ALL_V4 | LISTENS_LOCAL_V4);
+	if (!addr_is_loopback(&cfg->ztunnel[V6]))
+		kinds &= ~LISTENS_V6;
+	if (!addr_is_v4(&to->ip))
+		*via = kinds & LISTENS_V6 ? cfg->ztunnel[V6] : (union addr){};
+	else if (kinds & LISTENS_ALL_V4)
+		*via = addr_from_v4(bpf_htonl((127 << 24) + (1 << 16) + (hash >> 42)));
+	else
+		*via = kinds & LISTENS_LOCAL_V4 ? cfg->ztunnel[V4] : (union addr){};
+	return kinds != 0;
 }
 
 /* To an address of ip's family. */
@@ -234,7 +256,8 @@ static __always_inline enum counter verdict_of(struct bpf_sock_addr *ctx,
 		via->port = cfg->inbound_port; /* 7 */
 		return STAT_INBOUND;
 	}
-	if (in_pod ? pod_rule(now->ip) == RULE_OUT || !ztunnel_is_in_pod(ctx, cfg, to, &via->ip) :
+	if (in_pod ? pod_rule(now->ip) == RULE_OUT ||
+			     !ztunnel_is_in_pod(ctx, cfg, now->netns, to, &via->ip) :
 		     !is_enrolled(now->ip))
 		return STAT_NOT_ENROLLED; /* 8 */
 	dns = to->port == DNS_PORT && cfg->flags & DNS_CAPTURE;
