@@ -272,6 +272,17 @@ static __always_inline enum counter verdict_of(struct bpf_sock_addr *ctx,
 }
 
 /*
+ * Whether this very call has been redirected to `to` already, by our program on
+ * a cgroup further down: while `load` moves to another cgroup, both have one.
+ */
+static __always_inline bool redirected_below(const struct dialled *dialled,
+					     const struct endpoint *to)
+{
+	return dialled && !dialled->handover.client_port && dialled->given.port == to->port &&
+	       addr_equal(&dialled->given.ip, &to->ip);
+}
+
+/*
  * What connect and sendmsg do: asked is the destination. Returns the verdict;
  * given is where to go instead, or stays zero.
  */
@@ -285,6 +296,8 @@ static __always_inline int redirect(struct bpf_sock_addr *ctx, const struct endp
 
 	if (!tcp && (ctx->type != SOCK_DGRAM || ctx->protocol != IPPROTO_UDP ||
 		     asked->port != DNS_PORT || !cfg || !(cfg->flags & DNS_CAPTURE)))
+		return ALLOW;
+	if (tcp && redirected_below(bpf_sk_storage_get(&dialled_sockets, ctx->sk, NULL, 0), asked))
 		return ALLOW;
 	counter = verdict_of(ctx, cfg, asked, given, hook);
 	if (given->port && addr_is_zero(&given->ip))
