@@ -186,10 +186,10 @@ WALK int remember(__u64 cgroup_number, __u64 net_number, __u64 task_number)
 	err = bpf_map_update_elem(&cgroup_info_map, &id, &entry, BPF_NOEXIST);
 	if (!err)
 		return 0;
-	if (err != -EEXIST)
+	if (err == -EEXIST) /* another CPU was first: its entry does the counting */
+		home_release(entry.home, entry.home_ip);
+	else /* full: the pod stays known, until another takes its address */
 		count(STAT_CGROUPS_FULL);
-	/* Full, or another CPU was first: its entry does the counting. */
-	home_release(entry.home, entry.home_ip);
 	return 0;
 }
 
