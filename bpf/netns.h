@@ -10,7 +10,7 @@
 #include "addr.h"
 
 #define MAX_DEVICES 32	 /* of a netns: a pod has two, a large node begins so */
-#define MAX_ADDRESSES 16 /* of a device and family */
+#define MAX_ADDRESSES 32 /* of a device and family */
 #define MAX_ANCESTORS 64 /* of a process, up to pid 0 */
 
 /*
@@ -74,13 +74,17 @@ WALK __u64 device_ipv4(__u64 dev)
 }
 
 /*
- * Whether it was given to the device, not made by the kernel because a router on
- * the link said so: any pod that can send raw packets is such a router.
+ * Whether an IPv6 address, by its list entry, can be a pod's: global, and given
+ * to the device, not made by the kernel because a router on the link said so.
+ * Any pod that can send raw packets is such a router.
  */
-static __always_inline bool ipv6_is_given(__u64 pos)
+WALK int ipv6_is_pods(__u64 pos)
 {
-	return BPF_CORE_READ(container_of((void *)pos, struct inet6_ifaddr, if_list), flags) &
-	       IFA_F_PERMANENT;
+	struct inet6_ifaddr *ifa = container_of((void *)pos, struct inet6_ifaddr, if_list);
+	union addr ip;
+
+	ipv6_read(pos, &ip);
+	return !addr_is_link_local_v6(&ip) && BPF_CORE_READ(ifa, flags) & IFA_F_PERMANENT;
 }
 
 /* The same for IPv6, as the address of its list entry. */
@@ -92,10 +96,7 @@ WALK __u64 device_ipv6(__u64 dev)
 	if (is_loopback(dev))
 		return 0;
 	for (int i = 0; i < MAX_ADDRESSES && pos; i++) {
-		union addr ip;
-
-		ipv6_read(pos, &ip);
-		if (!addr_is_link_local_v6(&ip) && ipv6_is_given(pos))
+		if (ipv6_is_pods(pos))
 			return pos;
 		pos = list_next(pos, head);
 	}

@@ -271,15 +271,25 @@ static __always_inline enum counter verdict_of(struct bpf_sock_addr *ctx,
 	return dns ? STAT_DNS : STAT_OUTBOUND;
 }
 
+enum before { NEVER, EARLIER, JUST_NOW };
+
 /*
- * Whether this very call has been redirected to `to` already, by our program on
- * a cgroup further down: while `load` moves to another cgroup, both have one.
+ * When the context's socket was redirected: in this very call, to ip (in two
+ * halves) and port, by our program on a cgroup further down (while `load` moves
+ * to another cgroup, both have one), or in an earlier life. Global, as netns.h's
+ * walks are.
  */
-static __always_inline bool redirected_below(const struct dialled *dialled,
-					     const struct endpoint *to)
+WALK int redirected_before(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1, __u32 port)
 {
-	return dialled && !dialled->handover.client_port && dialled->given.port == to->port &&
-	       addr_equal(&dialled->given.ip, &to->ip);
+	const struct dialled *dialled = bpf_sk_storage_get(&dialled_sockets, ctx->sk, NULL, 0);
+	union addr ip = { .half = { ip0, ip1 } };
+
+	if (!dialled)
+		return NEVER;
+	if (ctx->type != SOCK_STREAM || dialled->handover.client_port ||
+	    dialled->given.port != port || !addr_equal(&dialled->given.ip, &ip))
+		return EARLIER;
+	return JUST_NOW;
 }
 
 /*
@@ -293,11 +303,13 @@ static __always_inline int redirect(struct bpf_sock_addr *ctx, const struct endp
 	const struct settings *cfg = current_settings();
 	struct dialled *dialled;
 	enum counter counter;
+	enum before before;
 
 	if (!tcp && (ctx->type != SOCK_DGRAM || ctx->protocol != IPPROTO_UDP ||
 		     asked->port != DNS_PORT || !cfg || !(cfg->flags & DNS_CAPTURE)))
 		return ALLOW;
-	if (tcp && redirected_below(bpf_sk_storage_get(&dialled_sockets, ctx->sk, NULL, 0), asked))
+	before = redirected_before(ctx, asked->ip.half[0], asked->ip.half[1], asked->port);
+	if (before == JUST_NOW)
 		return ALLOW;
 	counter = verdict_of(ctx, cfg, asked, given, hook);
 	if (given->port && addr_is_zero(&given->ip))
@@ -310,7 +322,7 @@ static __always_inline int redirect(struct bpf_sock_addr *ctx, const struct endp
 		return REFUSE;
 	if (!given->port) {
 		/* The socket may have been redirected in an earlier life. */
-		if (tcp)
+		if (tcp && before)
 			bpf_sk_storage_delete(&dialled_sockets, ctx->sk);
 		return ALLOW;
 	}
