@@ -126,15 +126,15 @@ WALK __u32 ztunnel_listener_kinds(struct bpf_sock_addr *ctx, __u64 netns)
  * In-pod mode: whether ztunnel listens in the socket's netns, and in *via where
  * a connection to `to` goes; zero: nowhere, not for its family.
  *
- * All of 127/8 leads to a listener on the wildcard address, so the destination
- * chooses one of four million: were it one for all, the client's ports would
- * soon be used up. IPv6 has but ::1.
+ * All of 127/8 leads to a listener on the wildcard address, so each connection
+ * gets one of four million: with one for all, or one for each destination, the
+ * client's ports would soon be used up. IPv6 has but ::1.
  */
 static __always_inline bool ztunnel_is_in_pod(struct bpf_sock_addr *ctx, const struct settings *cfg,
 					      __u64 netns, const struct endpoint *to,
 					      union addr *via)
 {
-	__u64 hash = (to->ip.half[0] ^ to->ip.half[1] ^ to->port) * 0x9e3779b97f4a7c15ULL;
+	__u32 lot = bpf_get_prandom_u32() >> 10;
 	__u32 kinds = ztunnel_listener_kinds(ctx, netns);
 
 	if (!addr_is_loopback(&cfg->ztunnel[V4]))
@@ -144,7 +144,7 @@ static __always_inline bool ztunnel_is_in_pod(struct bpf_sock_addr *ctx, const s
 	if (!addr_is_v4(&to->ip))
 		*via = kinds & LISTENS_V6 ? cfg->ztunnel[V6] : (union addr){};
 	else if (kinds & LISTENS_ALL_V4)
-		*via = addr_from_v4(bpf_htonl((127 << 24) + (1 << 16) + (hash >> 42)));
+		*via = addr_from_v4(bpf_htonl((127 << 24) + (1 << 16) + lot));
 	else
 		*via = kinds & LISTENS_LOCAL_V4 ? cfg->ztunnel[V4] : (union addr){};
 	return kinds != 0;
