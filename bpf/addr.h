@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Questions about one address (union addr of onramp.h). */
+/*
+ * Questions about one address (union addr of onramp.h). One branch each where it
+ * can be: each doubles what the verifier follows.
+ */
 #ifndef ONRAMP_ADDR_H
 #define ONRAMP_ADDR_H
 
@@ -7,17 +10,17 @@
 
 static __always_inline bool addr_equal(const union addr *a, const union addr *b)
 {
-	return a->half[0] == b->half[0] && a->half[1] == b->half[1];
+	return !((a->half[0] ^ b->half[0]) | (a->half[1] ^ b->half[1]));
 }
 
 static __always_inline bool addr_is_zero(const union addr *a)
 {
-	return !a->half[0] && !a->half[1];
+	return !(a->half[0] | a->half[1]);
 }
 
 static __always_inline bool addr_is_v4(const union addr *a)
 {
-	return !a->half[0] && a->word[2] == bpf_htonl(0xffff);
+	return !(a->half[0] | (a->word[2] ^ bpf_htonl(0xffff)));
 }
 
 static __always_inline enum family addr_family(const union addr *a)
@@ -39,7 +42,7 @@ static __always_inline bool addr_is_loopback(const union addr *a)
 {
 	if (addr_is_v4(a))
 		return a->byte[12] == 127;
-	return !a->half[0] && !a->word[2] && a->word[3] == bpf_htonl(1);
+	return !(a->half[0] | a->word[2] | (a->word[3] ^ bpf_htonl(1)));
 }
 
 /* Loopback, unspecified or multicast. */
@@ -50,7 +53,7 @@ static __always_inline bool addr_stays_here(const union addr *a)
 
 		return ip >> 24 == 127 || ip == 0 || ip >> 28 == 0xe;
 	}
-	return a->byte[0] == 0xff || (!a->half[0] && !a->word[2] && bpf_ntohl(a->word[3]) <= 1);
+	return a->byte[0] == 0xff || !(a->half[0] | a->word[2] | (a->word[3] & ~bpf_htonl(1)));
 }
 
 #endif

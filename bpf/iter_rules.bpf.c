@@ -11,8 +11,8 @@
 #include "maps.h"
 #include "addr.h"
 
-#define RULES_PER_TURN 128
-#define TURNS 512      /* times RULES_PER_TURN: as many as both maps hold */
+#define RULES_PER_TURN 32
+#define TURNS 2048     /* times RULES_PER_TURN: as many as both maps hold */
 #define INTERMEDIATE 1 /* lpm_trie_node.flags: a fork, not an entry */
 
 struct place {
@@ -112,26 +112,35 @@ __weak __noinline __u32 trie_step(__u64 node, __u32 length, __u64 high, __u64 lo
 	return bit_at(sought, node_length) ? RIGHT : LEFT;
 }
 
+/* The child of node on the way to the prefix; 0: the way ends here. */
+__weak __noinline __u64 trie_down(__u64 node, __u32 length, __u64 high, __u64 low)
+{
+	__u32 step = trie_step(node, length, high, low);
+
+	return step == LEFT ? child(node, 0) : step == RIGHT ? child(node, 1) : 0;
+}
+
+/* What is known to follow the prefix: as before node, or better. */
+__weak __noinline __u64 trie_after(__u64 after, __u64 node, __u32 length, __u64 high, __u64 low)
+{
+	__u32 step = trie_step(node, length, high, low);
+	__u64 left = child(node, 0), right = child(node, 1);
+
+	if (step == AHEAD)
+		return node; /* the prefix itself is gone */
+	if (step == HERE && left)
+		return left;
+	return (step == HERE || step == LEFT) && right ? right : after;
+}
+
 /* The node that follows the prefix in the trie's order; 0: none does. */
 __weak __noinline __u64 trie_next(__u64 root, __u32 length, __u64 high, __u64 low)
 {
 	__u64 node = root, after = 0;
 
 	for (int i = 0; i <= 128 && node; i++) {
-		__u32 step = trie_step(node, length, high, low);
-		__u64 left = child(node, 0), right = child(node, 1);
-
-		if (step == AHEAD)
-			return node; /* the prefix itself is gone */
-		if (step == HERE && left)
-			return left;
-		if (step == HERE && right)
-			return right;
-		if (step == HERE || step == PASSED)
-			return after;
-		if (step == LEFT && right)
-			after = right;
-		node = step == LEFT ? left : right;
+		after = trie_after(after, node, length, high, low);
+		node = trie_down(node, length, high, low);
 	}
 	return after;
 }

@@ -10,16 +10,22 @@
 #include "pods.h"
 
 /* Two loops in one another, for the verifier follows each turn of a loop. */
-#define CHUNKS 512
-#define CHUNK 128 /* processes */
+#define CHUNKS 256
+#define CHUNK 256 /* processes */
+
+WALK int process_remember(__u64 pos)
+{
+	struct task_struct *task = (void *)pos - offsetof(struct task_struct, tasks);
+
+	if (!(BPF_CORE_READ(task, flags) & PF_KTHREAD))
+		task_remember(task);
+	return 0;
+}
 
 WALK __u64 chunk_remember(__u64 pos, __u64 head)
 {
 	for (int i = 0; i < CHUNK && pos; i++) {
-		struct task_struct *task = (void *)pos - offsetof(struct task_struct, tasks);
-
-		if (!(BPF_CORE_READ(task, flags) & PF_KTHREAD))
-			task_remember(task);
+		process_remember(pos);
 		pos = list_next(pos, head);
 	}
 	return pos;
@@ -28,16 +34,16 @@ WALK __u64 chunk_remember(__u64 pos, __u64 head)
 SEC("iter/task")
 int iter_task(struct bpf_iter__task *ctx)
 {
-	struct task_struct *first = ctx->task;
-	__u64 head, pos;
+	struct task_struct *task = ctx->task;
+	__u64 first, head, pos;
 
-	if (!first || ctx->meta->seq_num)
+	if (!task || ctx->meta->seq_num)
 		return 0;
 	/* From its parent: the verifier does not take ctx->task for a number. */
-	first = first_task(BPF_CORE_READ(first, real_parent));
+	first = first_task((__u64)BPF_CORE_READ(task, real_parent));
 	if (!first)
 		return 0;
-	head = (__u64)first + offsetof(struct task_struct, tasks);
+	head = first + offsetof(struct task_struct, tasks);
 	pos = list_next(head, head);
 	for (int i = 0; i < CHUNKS && pos; i++) pos = chunk_remember(pos, head);
 	return 0;

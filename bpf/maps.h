@@ -109,6 +109,28 @@ struct {
 } handovers SEC(".maps") __weak;
 
 /*
+ * netns -> struct listeners, where ztunnel's cgroup is known. Written by
+ * sockops as ztunnel's sockets begin and cease to listen, read by connect.
+ * Full: connect() looks for the listener itself, as for those that are older
+ * than the load.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 32768);
+	__type(key, __u64);
+	__type(value, struct listeners);
+} ztunnel_listeners SEC(".maps") __weak;
+
+/* Such a socket -> struct listener. Written and read by sockops. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct listener);
+} listener_sockets SEC(".maps") __weak;
+
+/*
  * CPU number modulo STATS_CPUS -> struct stats. Written by every hook, always
  * by atomic addition: CPUs may share an entry and a softirq may interrupt.
  * Not a per-CPU map: before 5.19 BPF cannot read another CPU's values, and

@@ -10,7 +10,7 @@
 #include "addr.h"
 
 #define MAX_DEVICES 32	 /* of a netns: a pod has two, a large node begins so */
-#define MAX_ADDRESSES 16 /* of a device and family */
+#define MAX_ADDRESSES 32 /* of a device and family */
 #define MAX_ANCESTORS 64 /* of a process, up to pid 0 */
 
 /*
@@ -38,9 +38,9 @@ static __always_inline struct net_device *device_at(__u64 pos)
 	return (void *)pos - offsetof(struct net_device, dev_list);
 }
 
-static __always_inline bool is_loopback(struct net_device *dev)
+static __always_inline bool is_loopback(__u64 dev)
 {
-	return BPF_CORE_READ(dev, flags) & IFF_LOOPBACK;
+	return BPF_CORE_READ((struct net_device *)dev, flags) & IFF_LOOPBACK;
 }
 
 /* The device's IPv6 addresses; 0: it has no IPv6. */
@@ -51,20 +51,20 @@ static __always_inline __u64 ipv6_list(struct net_device *dev)
 	return idev ? idev + offsetof(struct inet6_dev, addr_list) : 0;
 }
 
-static __always_inline union addr ipv6_at(__u64 pos)
+/* Nothing of a pos of 0: such reads fail, and fill with zeros. */
+static __always_inline void ipv6_read(__u64 pos, union addr *ip)
 {
-	union addr ip = {};
-
-	bpf_core_read(&ip, sizeof(ip),
+	bpf_core_read(ip, sizeof(*ip),
 		      &container_of((void *)pos, struct inet6_ifaddr, if_list)->addr);
-	return ip;
 }
 
-/* The first global address of a device, 0: none. */
+/* The first global address of a device that is not loopback, 0: none. */
 WALK __u64 device_ipv4(__u64 dev)
 {
 	struct in_ifaddr *ifa = BPF_CORE_READ((struct net_device *)dev, ip_ptr, ifa_list);
 
+	if (is_loopback(dev))
+		return 0;
 	for (int i = 0; i < MAX_ADDRESSES && ifa; i++) {
 		if (!BPF_CORE_READ(ifa, ifa_scope)) /* RT_SCOPE_UNIVERSE */
 			return BPF_CORE_READ(ifa, ifa_local);
@@ -73,47 +73,63 @@ WALK __u64 device_ipv4(__u64 dev)
 	return 0;
 }
 
+/*
+ * Whether an IPv6 address, by its list entry, can be a pod's: global, and given
+ * to the device, not made by the kernel because a router on the link said so.
+ * Any pod that can send raw packets is such a router.
+ */
+WALK int ipv6_is_pods(__u64 pos)
+{
+	struct inet6_ifaddr *ifa = container_of((void *)pos, struct inet6_ifaddr, if_list);
+	union addr ip;
+
+	ipv6_read(pos, &ip);
+	return !addr_is_link_local_v6(&ip) && BPF_CORE_READ(ifa, flags) & IFA_F_PERMANENT;
+}
+
 /* The same for IPv6, as the address of its list entry. */
 WALK __u64 device_ipv6(__u64 dev)
 {
 	__u64 head = ipv6_list((struct net_device *)dev);
 	__u64 pos = head ? list_next(head, head) : 0;
 
+	if (is_loopback(dev))
+		return 0;
 	for (int i = 0; i < MAX_ADDRESSES && pos; i++) {
-		union addr ip = ipv6_at(pos);
-
-		if (!addr_is_link_local_v6(&ip))
+		if (ipv6_is_pods(pos))
 			return pos;
 		pos = list_next(pos, head);
 	}
 	return 0;
 }
 
-/*
- * What device_ipv4() or device_ipv6() says of the lowest-index device, but for
- * loopback, that has such an address.
- */
+static __always_inline __u64 device_ip(struct net_device *dev, enum family family)
+{
+	return family == V4 ? device_ipv4((__u64)dev) : device_ipv6((__u64)dev);
+}
+
+/* Of two devices, by their list entries, the one whose address is the pod's. */
+WALK __u64 pod_device(__u64 best, __u64 pos, __u32 family)
+{
+	if (!device_ip(device_at(pos), family))
+		return best;
+	if (best &&
+	    BPF_CORE_READ(device_at(best), ifindex) < BPF_CORE_READ(device_at(pos), ifindex))
+		return best;
+	return pos;
+}
+
+/* What device_ip() says of the lowest-index device that has an address. */
 WALK __u64 netns_pod_ip(__u64 net, __u32 family)
 {
 	__u64 head = device_list((struct net *)net);
 	__u64 pos = list_next(head, head), best = 0;
-	int ifindex, lowest = 0x7fffffff;
 
 	for (int i = 0; i < MAX_DEVICES && pos; i++) {
-		struct net_device *dev = device_at(pos);
-		__u64 ip = 0;
-
-		if (!is_loopback(dev))
-			ip = family == V4 ? device_ipv4((__u64)dev) : device_ipv6((__u64)dev);
-		bpf_core_read(&ifindex, sizeof(ifindex), &dev->ifindex);
-		if (ip && ifindex < lowest) {
-			best = ip;
-			/* Not "lowest = ifindex": the verifier would follow its range. */
-			bpf_core_read(&lowest, sizeof(lowest), &dev->ifindex);
-		}
+		best = pod_device(best, pos, family);
 		pos = list_next(pos, head);
 	}
-	return best;
+	return best ? device_ip(device_at(best), family) : 0;
 }
 
 /* What a census counts, 16 bits each. */
@@ -123,55 +139,73 @@ WALK __u64 netns_pod_ip(__u64 net, __u32 family)
 #define CENSUS_SOUGHT CENSUS(2) /* addresses that are the one sought */
 #define CENSUS_DOUBT CENSUS(3)	/* walks that were cut short */
 
-WALK __u64 addr_census(__u64 ip0, __u64 ip1, __u64 sought0, __u64 sought1)
+WALK __u64 addr_census(__u64 pos, __u32 family, __u64 sought0, __u64 sought1)
 {
-	union addr ip = { .half = { ip0, ip1 } };
+	union addr ip;
 	__u64 census = 0;
 
+	if (family == V4)
+		ip = addr_from_v4(BPF_CORE_READ((struct in_ifaddr *)pos, ifa_local));
+	else
+		ipv6_read(pos, &ip);
 	if (!addr_stays_here(&ip) && !addr_is_link_local_v6(&ip))
-		census += addr_is_v4(&ip) ? CENSUS_V4 : CENSUS_V6;
-	if (ip0 == sought0 && ip1 == sought1)
+		census += CENSUS(family);
+	if (!((ip.half[0] ^ sought0) | (ip.half[1] ^ sought1)))
 		census += CENSUS_SOUGHT;
 	return census;
 }
 
-WALK __u64 device_census(__u64 dev, __u64 sought0, __u64 sought1)
+WALK __u64 ipv4_census(__u64 dev, __u64 sought0, __u64 sought1)
 {
-	struct in_ifaddr *ifa = BPF_CORE_READ((struct net_device *)dev, ip_ptr, ifa_list);
-	__u64 head = ipv6_list((struct net_device *)dev);
-	__u64 pos = head ? list_next(head, head) : 0;
-	union addr ip;
-	__u64 census = 0;
+	__u64 pos = (__u64)BPF_CORE_READ((struct net_device *)dev, ip_ptr, ifa_list), census = 0;
 
-	for (int i = 0; i < MAX_ADDRESSES && ifa; i++) {
-		ip = addr_from_v4(BPF_CORE_READ(ifa, ifa_local));
-		census += addr_census(ip.half[0], ip.half[1], sought0, sought1);
-		ifa = BPF_CORE_READ(ifa, ifa_next);
-	}
 	for (int i = 0; i < MAX_ADDRESSES && pos; i++) {
-		ip = ipv6_at(pos);
-		census += addr_census(ip.half[0], ip.half[1], sought0, sought1);
-		pos = list_next(pos, head);
+		census += addr_census(pos, V4, sought0, sought1);
+		pos = (__u64)BPF_CORE_READ((struct in_ifaddr *)pos, ifa_next);
 	}
-	return ifa || pos ? census + CENSUS_DOUBT : census;
+	return pos ? census + CENSUS_DOUBT : census;
 }
 
-WALK __u64 netns_census(__u64 net, __u64 sought0, __u64 sought1)
+WALK __u64 ipv6_census(__u64 dev, __u64 sought0, __u64 sought1)
 {
-	__u64 head = device_list((struct net *)net);
-	__u64 pos = list_next(head, head), census = 0;
+	__u64 head = ipv6_list((struct net_device *)dev);
+	__u64 pos = head ? list_next(head, head) : 0, census = 0;
 
-	for (int i = 0; i < MAX_DEVICES && pos; i++) {
-		census += device_census((__u64)device_at(pos), sought0, sought1);
+	for (int i = 0; i < MAX_ADDRESSES && pos; i++) {
+		census += addr_census(pos, V6, sought0, sought1);
 		pos = list_next(pos, head);
 	}
 	return pos ? census + CENSUS_DOUBT : census;
 }
 
+/* The netns_flags that the devices call for; NETNS_SOUGHT: the sought address is there. */
+#define NETNS_SOUGHT (1 << 31)
+
+WALK __u32 netns_census(__u64 net, __u64 sought0, __u64 sought1)
+{
+	__u64 head = device_list((struct net *)net);
+	__u64 pos = list_next(head, head), census = 0;
+	__u32 flags;
+
+	for (int i = 0; i < MAX_DEVICES && pos; i++) {
+		census += ipv4_census((__u64)device_at(pos), sought0, sought1);
+		census += ipv6_census((__u64)device_at(pos), sought0, sought1);
+		pos = list_next(pos, head);
+	}
+	flags = census / CENSUS_SOUGHT & 0xffff ? NETNS_SOUGHT : 0;
+	if (pos || census / CENSUS_DOUBT)
+		return flags | NETNS_MORE_V4 | NETNS_MORE_V6 | NETNS_DOUBT;
+	if ((census / CENSUS_V4 & 0xffff) > 1)
+		flags |= NETNS_MORE_V4;
+	if ((census / CENSUS_V6 & 0xffff) > 1)
+		flags |= NETNS_MORE_V6;
+	return flags;
+}
+
 /* Whether ip is an address of the netns, pod address or not. */
 static __always_inline bool netns_has(struct net *net, const union addr *ip)
 {
-	return netns_census((__u64)net, ip->half[0], ip->half[1]) / CENSUS_SOUGHT & 0xffff;
+	return netns_census((__u64)net, ip->half[0], ip->half[1]) & NETNS_SOUGHT;
 }
 
 /*
@@ -180,7 +214,6 @@ static __always_inline bool netns_has(struct net *net, const union addr *ip)
  */
 static __always_inline void netns_read(struct net *net, struct netns_info *info)
 {
-	__u64 census, ipv6;
 	__be32 ipv4;
 
 	info->flags &= NETNS_INITIAL;
@@ -192,16 +225,8 @@ static __always_inline void netns_read(struct net *net, struct netns_info *info)
 
 	ipv4 = netns_pod_ip((__u64)net, V4);
 	info->ip[V4] = ipv4 ? addr_from_v4(ipv4) : (union addr){};
-	ipv6 = netns_pod_ip((__u64)net, V6);
-	info->ip[V6] = ipv6 ? ipv6_at(ipv6) : (union addr){};
-
-	census = netns_census((__u64)net, 0, 0);
-	if ((census / CENSUS_V4 & 0xffff) > 1)
-		info->flags |= NETNS_MORE_V4;
-	if ((census / CENSUS_V6 & 0xffff) > 1)
-		info->flags |= NETNS_MORE_V6;
-	if (census / CENSUS_DOUBT)
-		info->flags |= NETNS_MORE_V4 | NETNS_MORE_V6 | NETNS_DOUBT;
+	ipv6_read(netns_pod_ip((__u64)net, V6), &info->ip[V6]);
+	info->flags |= netns_census((__u64)net, 0, 0) & ~NETNS_SOUGHT;
 }
 
 /* Whether info, if of this net, is what netns_read() would fill in again. */
@@ -229,15 +254,15 @@ static __always_inline bool netns_is_alive(struct net *net, __u64 id)
 	return netns_id(net, &flags) == id && list_next(head, head);
 }
 
-/* The machine's first task, pid 0: every process' last ancestor. NULL: too far up. */
-static __always_inline struct task_struct *first_task(struct task_struct *task)
+/* The machine's first task, pid 0: every process' last ancestor. 0: too far up. */
+WALK __u64 first_task(__u64 task)
 {
 	for (int i = 0; i < MAX_ANCESTORS; i++) {
-		if (!BPF_CORE_READ(task, pid))
+		if (!BPF_CORE_READ((struct task_struct *)task, pid))
 			return task;
-		task = BPF_CORE_READ(task, real_parent);
+		task = (__u64)BPF_CORE_READ((struct task_struct *)task, real_parent);
 	}
-	return NULL; /* a pod may make its line as long as it likes */
+	return 0; /* a pod may make its line as long as it likes */
 }
 
 /*
@@ -245,11 +270,11 @@ static __always_inline struct task_struct *first_task(struct task_struct *task)
  * that of pid 0. A symbol for it would be nearer, but kptr_restrict may hide
  * it; an inode number would do, but an init container cannot see the node's.
  */
-static __always_inline __u32 netns_initial(struct net *net, struct task_struct *task)
+WALK __u32 netns_initial(__u64 net, __u64 task)
 {
-	struct task_struct *first = first_task(task);
+	struct task_struct *first = (void *)first_task(task);
 
-	return first && BPF_CORE_READ(first, nsproxy, net_ns) == net ? NETNS_INITIAL : 0;
+	return first && (__u64)BPF_CORE_READ(first, nsproxy, net_ns) == net ? NETNS_INITIAL : 0;
 }
 
 static __always_inline bool netns_is_node(const struct settings *cfg, const struct netns_info *info)

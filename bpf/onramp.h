@@ -102,6 +102,26 @@ struct handover_key {
 	__u16 proxy_port;
 };
 
+/*
+ * ztunnel_listeners: netns, as in netns_info -> how many sockets of ztunnel's
+ * listen there on the outbound port. None: no such entry, or all zero.
+ */
+struct listeners {
+	__s32 all_v4;	/* on all IPv4 addresses: of 127/8 each will do */
+	__s32 local_v4; /* on 127.0.0.1 */
+	__s32 v6;	/* on ::1, or on all */
+	__u32 pad;
+};
+
+/* Storage of such a socket: what it was counted as. */
+struct listener {
+	__u64 netns;
+	__u32 kinds; /* bits of enum listener_kind */
+	__u32 pad;
+};
+
+enum listener_kind { LISTENS_ALL_V4 = 1, LISTENS_LOCAL_V4 = 2, LISTENS_V6 = 4 };
+
 /* Storage of a redirected client's socket. */
 struct dialled {
 	struct endpoint asked;	      /* what connect() was called with */
@@ -147,6 +167,8 @@ _Static_assert(sizeof(struct netns_info) == 64, "netns_info is a cache line");
 _Static_assert(sizeof(struct cgroup_info) == 104, "cgroup_info has no holes");
 _Static_assert(sizeof(struct pod) == 24, "struct pod has no holes");
 _Static_assert(sizeof(struct handover_key) == 32, "handover_key has no holes");
+_Static_assert(sizeof(struct listeners) == 16, "struct listeners has no holes");
+_Static_assert(sizeof(struct listener) == 16, "struct listener has no holes");
 _Static_assert(sizeof(struct dialled) == 80, "struct dialled has no holes");
 _Static_assert(sizeof(struct stats) % 64 == 0, "one CPU's lines are its own");
 

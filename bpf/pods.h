@@ -17,24 +17,29 @@
 
 #define MAX_CGROUP_LEVELS 16
 
-/* Counts one more home in the pod at ip. False: full, or another live pod's. */
-static __always_inline bool pod_take(const union addr *ip, const struct pod *fresh)
+/*
+ * Counts one more home in the pod at an address (two halves). False: full, or
+ * another live pod's. Global, as netns.h's walks are.
+ */
+WALK int pod_take(__u64 ip0, __u64 ip1, __u64 netns, __u64 net)
 {
+	struct pod fresh = { .netns = netns, .net = net, .cgroups = 1 };
+	union addr ip = { .half = { ip0, ip1 } };
 	struct pod *pod;
 	long err;
 
 	for (int try = 0; try < 2; try++) {
-		pod = bpf_map_lookup_elem(&pod_ips, ip);
-		if (pod && pod->netns == fresh->netns) {
+		pod = bpf_map_lookup_elem(&pod_ips, &ip);
+		if (pod && pod->netns == netns) {
 			__sync_fetch_and_add(&pod->cgroups, 1);
 			/* Unless its last home has just taken it away. */
-			if (bpf_map_lookup_elem(&pod_ips, ip) == pod)
+			if (bpf_map_lookup_elem(&pod_ips, &ip) == pod)
 				return true;
 			continue;
 		}
 		if (pod && netns_is_alive((struct net *)pod->net, pod->netns))
 			return false;
-		err = bpf_map_update_elem(&pod_ips, ip, fresh, pod ? BPF_ANY : BPF_NOEXIST);
+		err = bpf_map_update_elem(&pod_ips, &ip, &fresh, pod ? BPF_ANY : BPF_NOEXIST);
 		if (!err)
 			return true;
 		if (err != -EEXIST)
@@ -44,34 +49,40 @@ static __always_inline bool pod_take(const union addr *ip, const struct pod *fre
 	return false;
 }
 
-static __always_inline void pod_release(const union addr *ip, __u64 netns)
+WALK int pod_release(__u64 ip0, __u64 ip1, __u64 netns)
 {
-	struct pod *pod = bpf_map_lookup_elem(&pod_ips, ip);
+	union addr ip = { .half = { ip0, ip1 } };
+	struct pod *pod = bpf_map_lookup_elem(&pod_ips, &ip);
 
 	if (!pod || pod->netns != netns)
-		return;
+		return 0;
 	__sync_fetch_and_add(&pod->cgroups, -1);
 	if ((__s32)pod->cgroups <= 0)
-		bpf_map_delete_elem(&pod_ips, ip);
+		bpf_map_delete_elem(&pod_ips, &ip);
+	return 0;
 }
 
 /* For both addresses of a home; those not held are zero. */
 static __always_inline void home_release(__u64 home, const union addr ip[FAMILIES])
 {
 	if (!addr_is_zero(&ip[V4]))
-		pod_release(&ip[V4], home);
+		pod_release(ip[V4].half[0], ip[V4].half[1], home);
 	if (!addr_is_zero(&ip[V6]))
-		pod_release(&ip[V6], home);
+		pod_release(ip[V6].half[0], ip[V6].half[1], home);
+}
+
+static __always_inline bool home_takes(const union addr *ip, __u64 netns, struct net *net)
+{
+	return !addr_is_zero(ip) && pod_take(ip->half[0], ip->half[1], netns, (__u64)net);
 }
 
 static __always_inline void home_take(struct cgroup_info *entry, struct net *net)
 {
 	const struct netns_info *now = &entry->now;
-	struct pod fresh = { .netns = now->netns, .net = (__u64)net, .cgroups = 1 };
 
-	if (!addr_is_zero(&now->ip[V4]) && pod_take(&now->ip[V4], &fresh))
+	if (home_takes(&now->ip[V4], now->netns, net))
 		entry->home_ip[V4] = now->ip[V4];
-	if (!addr_is_zero(&now->ip[V6]) && pod_take(&now->ip[V6], &fresh))
+	if (home_takes(&now->ip[V6], now->netns, net))
 		entry->home_ip[V6] = now->ip[V6];
 	if (!addr_is_zero(&entry->home_ip[V4]) || !addr_is_zero(&entry->home_ip[V6]))
 		entry->home = now->netns;
@@ -94,14 +105,33 @@ WALK int cgroup_forget(__u64 id)
 	return 0;
 }
 
-static __always_inline bool cgroup_is_within(struct cgroup *cgroup, __u64 id)
+WALK int cgroup_is_within(__u64 cgroup, __u64 id)
 {
-	int level = BPF_CORE_READ(cgroup, level);
+	int level = BPF_CORE_READ((struct cgroup *)cgroup, level);
 
 	for (int i = 0; i < MAX_CGROUP_LEVELS && i <= level; i++)
-		if (cgroup_ancestor_id(cgroup, i) == id)
+		if (cgroup_ancestor_id((struct cgroup *)cgroup, i) == id)
 			return true;
 	return false;
+}
+
+/*
+ * Whether a cgroup above has another home. A pod may make cgroups below its own,
+ * and netns in which it holds what addresses it likes: they are no pods.
+ */
+WALK int is_below_other_home(__u64 cgroup_number, __u64 netns)
+{
+	struct cgroup *cgroup = (void *)cgroup_number;
+	int level = BPF_CORE_READ(cgroup, level);
+
+	for (int i = 0; i < MAX_CGROUP_LEVELS && i < level; i++) {
+		__u64 id = cgroup_ancestor_id(cgroup, i);
+		struct cgroup_info *above = bpf_map_lookup_elem(&cgroup_info_map, &id);
+
+		if (above && above->home && above->home != netns)
+			return 1;
+	}
+	return 0;
 }
 
 /*
@@ -125,9 +155,9 @@ WALK int remember(__u64 cgroup_number, __u64 net_number, __u64 task_number)
 	bool node;
 	long err;
 
-	if (cfg && cfg->root_cgroup && !cgroup_is_within(cgroup, cfg->root_cgroup))
+	if (cfg && cfg->root_cgroup && !cgroup_is_within(cgroup_number, cfg->root_cgroup))
 		return 0;
-	entry.now.flags = netns_initial(net, (struct task_struct *)task_number);
+	entry.now.flags = netns_initial(net_number, task_number);
 	netns_read(net, &entry.now);
 	/* The machine's own netns is no pod either, where a container is the node. */
 	node = netns_is_node(cfg, &entry.now) || entry.now.flags & NETNS_INITIAL;
@@ -151,7 +181,7 @@ WALK int remember(__u64 cgroup_number, __u64 net_number, __u64 task_number)
 		entry.home_ip[V4] = (union addr){};
 		entry.home_ip[V6] = (union addr){};
 	}
-	if (!node)
+	if (!node && !is_below_other_home((__u64)cgroup, entry.now.netns))
 		home_take(&entry, net);
 	err = bpf_map_update_elem(&cgroup_info_map, &id, &entry, BPF_NOEXIST);
 	if (!err)

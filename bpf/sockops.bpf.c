@@ -7,10 +7,15 @@
  *   proxy    PASSIVE_ESTABLISHED_CB: moves it into the socket's own storage
  *   client   STATE_CB, closed: takes back what nobody accepted
  *
+ * And counts ztunnel's listeners, for in-pod mode:
+ *
+ *   ztunnel  TCP_LISTEN_CB: counts the socket in its netns
+ *   ztunnel  STATE_CB, closed: takes it out again
+ *
  * Every other event returns at once, and no event is per packet.
  */
-#include "maps.h"
 #include "addr.h"
+#include "pods.h"
 
 #define TCP_CLOSE 7
 
@@ -100,6 +105,69 @@ static __always_inline void take_back(struct bpf_sock *sk)
 		bpf_map_delete_elem(&handovers, &dialled->handover);
 }
 
+/* What a listening socket takes of connections to loopback: enum listener_kind. */
+static __always_inline __u32 listener_kinds(struct bpf_sock_ops *ctx)
+{
+	const volatile struct bpf_sock_ops *fields = ctx;
+	union addr ip = addr_of(fields->family, fields->local_ip4, fields->local_ip6);
+	struct sock *sk = kernel_socket(ctx);
+
+	if (addr_is_v4(&ip) && !ip.word[3])
+		return LISTENS_ALL_V4;
+	if (addr_is_loopback(&ip))
+		return addr_is_v4(&ip) ? LISTENS_LOCAL_V4 : LISTENS_V6;
+	if (!addr_is_zero(&ip))
+		return 0;
+	return BPF_CORE_READ_BITFIELD_PROBED(sk, __sk_common.skc_ipv6only) ?
+		       LISTENS_V6 :
+		       LISTENS_V6 | LISTENS_ALL_V4;
+}
+
+static __always_inline void count_listener(const struct listener *listener, int by)
+{
+	struct listeners *here = bpf_map_lookup_elem(&ztunnel_listeners, &listener->netns);
+
+	if (!here)
+		return;
+	if (listener->kinds & LISTENS_ALL_V4)
+		__sync_fetch_and_add(&here->all_v4, by);
+	if (listener->kinds & LISTENS_LOCAL_V4)
+		__sync_fetch_and_add(&here->local_v4, by);
+	if (listener->kinds & LISTENS_V6)
+		__sync_fetch_and_add(&here->v6, by);
+	/* Should another begin just now: connect() looks for what has no entry. */
+	if (!(here->all_v4 | here->local_v4 | here->v6))
+		bpf_map_delete_elem(&ztunnel_listeners, &listener->netns);
+}
+
+static __always_inline void listener_opens(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
+{
+	const struct settings *cfg = current_settings();
+	struct sock *kernel_sk = kernel_socket(ctx);
+	struct listeners none = {};
+	struct listener listener = {};
+	__u32 flags = 0;
+
+	if (!cfg || !cfg->ztunnel_cgroup || ctx->local_port != cfg->outbound_port ||
+	    !cgroup_is_within((__u64)socket_cgroup(kernel_sk), cfg->ztunnel_cgroup))
+		return;
+	listener.netns = netns_id(BPF_CORE_READ(kernel_sk, __sk_common.skc_net.net), &flags);
+	listener.kinds = listener_kinds(ctx);
+	bpf_map_update_elem(&ztunnel_listeners, &listener.netns, &none, BPF_NOEXIST);
+	if (!bpf_sk_storage_get(&listener_sockets, sk, &listener, BPF_SK_STORAGE_GET_F_CREATE))
+		return;
+	count_listener(&listener, 1);
+	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
+}
+
+static __always_inline void listener_closes(struct bpf_sock *sk)
+{
+	struct listener *listener = bpf_sk_storage_get(&listener_sockets, sk, NULL, 0);
+
+	if (listener)
+		count_listener(listener, -1);
+}
+
 SEC("sockops")
 int sock_ops(struct bpf_sock_ops *ctx)
 {
@@ -114,8 +182,15 @@ int sock_ops(struct bpf_sock_ops *ctx)
 	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
 		take_over(ctx, sk);
 		break;
+	case BPF_SOCK_OPS_TCP_LISTEN_CB:
+		listener_opens(ctx, sk);
+		break;
 	case BPF_SOCK_OPS_STATE_CB:
-		if (ctx->args[1] == TCP_CLOSE)
+		if (ctx->args[1] != TCP_CLOSE)
+			break;
+		if (ctx->args[0] == BPF_TCP_LISTEN)
+			listener_closes(sk);
+		else
 			take_back(sk);
 		break;
 	}

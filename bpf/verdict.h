@@ -45,7 +45,7 @@ static __always_inline bool socket_netns(struct bpf_sock_addr *ctx, const union 
 		count(STAT_CACHE_MISS);
 		remember((__u64)BPF_CORE_READ(task, cgroups, dfl_cgrp), (__u64)net, (__u64)task);
 		if (!cache_read(id, net, now)) { /* full, or shared with another netns */
-			now->flags = netns_initial(net, task);
+			now->flags = netns_initial((__u64)net, (__u64)task);
 			netns_read(net, now);
 		}
 		if (now->flags & NETNS_DOUBT)
@@ -85,47 +85,69 @@ WALK int ztunnel_listens(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1, __u32 
 	tcp = sk->state == BPF_TCP_LISTEN ? bpf_skc_to_tcp_sock(sk) : NULL;
 	if (tcp) {
 		owner = socket_cgroup((struct sock *)tcp);
-		listens = owner && cgroup_is_within(owner, ztunnel);
+		listens = owner && cgroup_is_within((__u64)owner, ztunnel);
 	}
 	bpf_sk_release(sk);
 	return listens;
 }
 
-static __always_inline bool listens_at(struct bpf_sock_addr *ctx, const struct settings *cfg,
-				       const union addr *ip)
+/*
+ * ztunnel's listeners in the netns of the context's socket, as bits of enum
+ * listener_kind: those that sockops has seen begin, which no other socket can
+ * hide. Where it has seen none there may be some that are older than the load.
+ */
+WALK __u32 ztunnel_listener_kinds(struct bpf_sock_addr *ctx, __u64 netns)
 {
-	return ztunnel_listens(ctx, ip->half[0], ip->half[1], cfg->outbound_port,
-			       cfg->ztunnel_cgroup);
+	struct listeners *here = bpf_map_lookup_elem(&ztunnel_listeners, &netns);
+	const struct settings *cfg = current_settings();
+	__u64 v4 = bpf_cpu_to_be64(0xffff7f000001ULL), v6 = bpf_cpu_to_be64(1), any_v4;
+	__u32 kinds = 0;
+
+	if (!cfg)
+		return 0;
+	if (here) {
+		kinds |= here->all_v4 > 0 ? LISTENS_ALL_V4 : 0;
+		kinds |= here->local_v4 > 0 ? LISTENS_LOCAL_V4 : 0;
+		kinds |= here->v6 > 0 ? LISTENS_V6 : 0;
+	}
+	if (kinds)
+		return kinds;
+	any_v4 = v4 + bpf_cpu_to_be64(1 << 16); /* 127.1.0.1 */
+	if (ztunnel_listens(ctx, 0, any_v4, cfg->outbound_port, cfg->ztunnel_cgroup))
+		kinds |= LISTENS_ALL_V4;
+	else if (ztunnel_listens(ctx, 0, v4, cfg->outbound_port, cfg->ztunnel_cgroup))
+		kinds |= LISTENS_LOCAL_V4;
+	if (ztunnel_listens(ctx, 0, v6, cfg->outbound_port, cfg->ztunnel_cgroup))
+		kinds |= LISTENS_V6;
+	return kinds;
 }
 
 /*
  * In-pod mode: whether ztunnel listens in the socket's netns, and in *via where
  * a connection to `to` goes; zero: nowhere, not for its family.
  *
- * All of 127/8 leads to a listener on the wildcard address, so the destination
- * chooses one of four million: were it one for all, the client's ports would
- * soon be used up. IPv6 has but ::1.
+ * All of 127/8 leads to a listener on the wildcard address, so each connection
+ * gets one of four million: with one for all, or one for each destination, the
+ * client's ports would soon be used up. IPv6 has but ::1.
  */
 static __always_inline bool ztunnel_is_in_pod(struct bpf_sock_addr *ctx, const struct settings *cfg,
-					      const struct endpoint *to, union addr *via)
+					      __u64 netns, const struct endpoint *to,
+					      union addr *via)
 {
-	__u64 hash = (to->ip.half[0] ^ to->ip.half[1] ^ to->port) * 0x9e3779b97f4a7c15ULL;
-	union addr v4 = addr_from_v4(bpf_htonl((127 << 24) + (1 << 16) + (hash >> 42)));
-	const union addr *v6 = &cfg->ztunnel[V6];
-	bool to_v4 = addr_is_v4(&to->ip), in_v4 = false, in_v6 = false;
+	__u32 lot = bpf_get_prandom_u32() >> 10;
+	__u32 kinds = ztunnel_listener_kinds(ctx, netns);
 
-	if (addr_is_loopback(&cfg->ztunnel[V4])) {
-		in_v4 = listens_at(ctx, cfg, &v4);
-		if (!in_v4) {
-			v4 = cfg->ztunnel[V4];
-			in_v4 = listens_at(ctx, cfg, &v4);
-		}
-	}
-	if (!(in_v4 && to_v4) && addr_is_loopback(v6))
-		in_v6 = listens_at(ctx, cfg, v6);
-	if (to_v4 ? in_v4 : in_v6)
-		*via = to_v4 ? v4 : *v6;
-	return in_v4 || in_v6;
+	if (!addr_is_loopback(&cfg->ztunnel[V4]))
+		kinds &= ~(LISTENS_ALL_V4 | LISTENS_LOCAL_V4);
+	if (!addr_is_loopback(&cfg->ztunnel[V6]))
+		kinds &= ~LISTENS_V6;
+	if (!addr_is_v4(&to->ip))
+		*via = kinds & LISTENS_V6 ? cfg->ztunnel[V6] : (union addr){};
+	else if (kinds & LISTENS_ALL_V4)
+		*via = addr_from_v4(bpf_htonl((127 << 24) + (1 << 16) + lot));
+	else
+		*via = kinds & LISTENS_LOCAL_V4 ? cfg->ztunnel[V4] : (union addr){};
+	return kinds != 0;
 }
 
 /* To an address of ip's family. */
@@ -160,20 +182,23 @@ WALK int bind_to(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1)
 	return bpf_bind(ctx, (struct sockaddr *)&v6, sizeof(v6));
 }
 
+/* Whether the current task's cgroup is the one of that id, or below it. */
+WALK int task_is_within(__u64 cgroup)
+{
+	for (int level = 0; level < MAX_CGROUP_LEVELS; level++) {
+		__u64 id = bpf_get_current_ancestor_cgroup_id(level);
+
+		if (!id || id == cgroup)
+			return id != 0;
+	}
+	return false;
+}
+
 /* By its cgroup where that is known, else as the pod with ztunnel's address. */
 static __always_inline bool is_ztunnel(const struct settings *cfg, const struct netns_info *info)
 {
-	if (cfg->ztunnel_cgroup) {
-		for (int level = 0; level < MAX_CGROUP_LEVELS; level++) {
-			__u64 id = bpf_get_current_ancestor_cgroup_id(level);
-
-			if (!id)
-				break;
-			if (id == cfg->ztunnel_cgroup)
-				return true;
-		}
-		return false;
-	}
+	if (cfg->ztunnel_cgroup)
+		return task_is_within(cfg->ztunnel_cgroup);
 	for (int family = V4; family < FAMILIES; family++) {
 		const struct pod *pod;
 
@@ -231,7 +256,8 @@ static __always_inline enum counter verdict_of(struct bpf_sock_addr *ctx,
 		via->port = cfg->inbound_port; /* 7 */
 		return STAT_INBOUND;
 	}
-	if (in_pod ? pod_rule(now->ip) == RULE_OUT || !ztunnel_is_in_pod(ctx, cfg, to, &via->ip) :
+	if (in_pod ? pod_rule(now->ip) == RULE_OUT ||
+			     !ztunnel_is_in_pod(ctx, cfg, now->netns, to, &via->ip) :
 		     !is_enrolled(now->ip))
 		return STAT_NOT_ENROLLED; /* 8 */
 	dns = to->port == DNS_PORT && cfg->flags & DNS_CAPTURE;
@@ -245,15 +271,25 @@ static __always_inline enum counter verdict_of(struct bpf_sock_addr *ctx,
 	return dns ? STAT_DNS : STAT_OUTBOUND;
 }
 
+enum before { NEVER, EARLIER, JUST_NOW };
+
 /*
- * Whether this very call has been redirected to `to` already, by our program on
- * a cgroup further down: while `load` moves to another cgroup, both have one.
+ * When the context's socket was redirected: in this very call, to ip (in two
+ * halves) and port, by our program on a cgroup further down (while `load` moves
+ * to another cgroup, both have one), or in an earlier life. Global, as netns.h's
+ * walks are.
  */
-static __always_inline bool redirected_below(const struct dialled *dialled,
-					     const struct endpoint *to)
+WALK int redirected_before(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1, __u32 port)
 {
-	return dialled && !dialled->handover.client_port && dialled->given.port == to->port &&
-	       addr_equal(&dialled->given.ip, &to->ip);
+	const struct dialled *dialled = bpf_sk_storage_get(&dialled_sockets, ctx->sk, NULL, 0);
+	union addr ip = { .half = { ip0, ip1 } };
+
+	if (!dialled)
+		return NEVER;
+	if (ctx->type != SOCK_STREAM || dialled->handover.client_port ||
+	    dialled->given.port != port || !addr_equal(&dialled->given.ip, &ip))
+		return EARLIER;
+	return JUST_NOW;
 }
 
 /*
@@ -267,11 +303,13 @@ static __always_inline int redirect(struct bpf_sock_addr *ctx, const struct endp
 	const struct settings *cfg = current_settings();
 	struct dialled *dialled;
 	enum counter counter;
+	enum before before;
 
 	if (!tcp && (ctx->type != SOCK_DGRAM || ctx->protocol != IPPROTO_UDP ||
 		     asked->port != DNS_PORT || !cfg || !(cfg->flags & DNS_CAPTURE)))
 		return ALLOW;
-	if (tcp && redirected_below(bpf_sk_storage_get(&dialled_sockets, ctx->sk, NULL, 0), asked))
+	before = redirected_before(ctx, asked->ip.half[0], asked->ip.half[1], asked->port);
+	if (before == JUST_NOW)
 		return ALLOW;
 	counter = verdict_of(ctx, cfg, asked, given, hook);
 	if (given->port && addr_is_zero(&given->ip))
@@ -284,7 +322,7 @@ static __always_inline int redirect(struct bpf_sock_addr *ctx, const struct endp
 		return REFUSE;
 	if (!given->port) {
 		/* The socket may have been redirected in an earlier life. */
-		if (tcp)
+		if (tcp && before)
 			bpf_sk_storage_delete(&dialled_sockets, ctx->sk);
 		return ALLOW;
 	}

@@ -25,7 +25,7 @@ teardown_file() {
 listen_in() { # POD ADDRESS PORT...
 	local out=$WORK/ztunnel-in-$1
 	mkdir -p "$CG/ztunnel/$1"
-	run_in "ztunnel/$1" "$1" "$TCP" serve "${@:2}" >"$out" 2>&1 3>&- &
+	run_in "ztunnel/$1" "$1" "$TCP" share "${@:2}" >"$out" 2>&1 3>&- &
 	disown
 	retry 100 grep -q ready "$out"
 }
@@ -95,11 +95,10 @@ dial($family)"
 	ip -n "$RUN-client" addr del 10.77.9.9/16 dev eth0
 }
 
-@test "destinations are spread over 127/8" {
-	one=$(pod client "$TCP" dial 10.77.2.2 80 | sed 's/.* local=\([^ ]*\).*/\1/')
-	two=$(pod client "$TCP" dial 10.77.2.2 81 | sed 's/.* local=\([^ ]*\).*/\1/')
-	three=$(pod client "$TCP" dial 10.9.9.9 80 | sed 's/.* local=\([^ ]*\).*/\1/')
-	[ "$one" != "$two" ] && [ "$two" != "$three" ] && [ "$one" != "$three" ]
+@test "connections are spread over 127/8, also those to one destination" {
+	run -0 pod client "$TCP" dial 10.77.2.2 80 20
+	is "$(grep -o ' local=[^ ]*' <<<"$output" | sort -u | wc -l)" 20
+	is "$(grep -c ' orig4=10.77.2.2:80 ' <<<"$output")" 20
 }
 
 @test "a listener on 127.0.0.1 alone is found as well" {
@@ -152,6 +151,37 @@ dial($family)"
 	run -0 run_in other/own other "$TCP" dial 10.77.2.2 80
 	cgroup_end "$CG/other/own"
 	has " local=[::ffff:10.77.2.2]:80 "
+}
+
+@test "a listener of the pod's beside ztunnel's hides nothing" {
+	for i in 1 2 3; do
+		run_in client client "$TCP" share :: 15001 >"$WORK/beside$i" 2>&1 3>&- &
+		retry 100 grep -q ready "$WORK/beside$i"
+	done
+	# It may rob itself, but nothing gets out.
+	for i in {1..9}; do
+		run -0 pod client "$TCP" dial 10.77.2.2 80
+		[[ $output == *" local=[::ffff:127."* ]] || break
+	done
+	cgroup_end "$CG/client"
+	mkdir "$CG/client"
+	has " local=[::ffff:127."
+}
+
+@test "a listener that is older than the load" {
+	onramp unload
+	"$ONRAMP" load -z 127.0.0.1 -z ::1 -p "$PIN" -c "$CG" -n "/run/netns/$RUN-node" \
+		-t "$CG/ztunnel"
+	is "$(entries ztunnel_listeners)" 0
+	run -0 pod client "$TCP" dial 10.77.2.2 80
+	captured 10.77.2.2:80
+	run -0 pod client "$TCP" dial fd00:77::2 80
+	has "local=[::1]:15001 "
+	run -0 pod server "$TCP" dial 10.77.1.2 15001
+	has " local=[::ffff:10.77.1.2]:15001 "
+	leave client
+	listen_in client :: 15001 15053
+	is "$(entries ztunnel_listeners)" 1
 }
 
 @test "what ztunnel opens inside a pod's netns passes" {

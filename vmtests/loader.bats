@@ -213,10 +213,13 @@ reload_bare() {
 }
 
 @test "unload leaves nothing" {
+	local program
+	program=$("$BPFTOOL" -j link show pinned "$PIN/links/sched_process_exec" |
+		grep -o '"prog_id":[0-9]*')
 	onramp unload
 	[ ! -e "$PIN" ]
 	is "$(attached "$CG")" ""
-	retry 40 sh -c "! '$BPFTOOL' -j prog list | grep -q '\"name\":\"sched_process_exec\"'"
+	retry 40 sh -c "! '$BPFTOOL' prog show id ${program#*:}"
 	run -1 timeout 5 ip netns exec "$RUN-client" "$TCP" dial "$NODE_IP" 9
 	is "$output" ECONNREFUSED
 }

@@ -4,6 +4,7 @@
  *
  *   tcp serve ADDR PORT...     answers each connection with one line:
  *                              local= peer= orig4= orig6= (SO_ORIGINAL_DST)
+ *   tcp share ADDR PORT...     the same, letting others listen beside it
  *   tcp dial ADDR PORT [N]     connects, prints dialled= (getpeername), local=
  *                              and the server's line; N times, a line each
  *   tcp steps ADDR PORT        dials once per line read from standard input
@@ -66,7 +67,7 @@ static void answer(int fd)
 	close(fd);
 }
 
-static int serve(const char *ip, char **ports, int count)
+static int serve(const char *ip, char **ports, int count, int share)
 {
 	struct pollfd fds[16];
 
@@ -75,6 +76,7 @@ static int serve(const char *ip, char **ports, int count)
 		int fd = socket(name.any.sa_family, SOCK_STREAM, 0);
 
 		setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &(int){ 1 }, sizeof(int));
+		setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &share, sizeof(share));
 		if (bind(fd, &name.any, length(&name)) || listen(fd, 4096)) {
 			fprintf(stderr, "tcp: %s port %s: %s\n", ip, ports[i], strerror(errno));
 			return 1;
@@ -195,8 +197,8 @@ int main(int argc, char **argv)
 	int err = 0, fd;
 
 	signal(SIGPIPE, SIG_IGN);
-	if (!strcmp(what, "serve"))
-		return serve(argv[2], argv + 3, argc - 3);
+	if (!strcmp(what, "serve") || !strcmp(what, "share"))
+		return serve(argv[2], argv + 3, argc - 3, !strcmp(what, "share"));
 	if (!strcmp(what, "dial")) {
 		for (int n = argc > 4 ? atoi(argv[4]) : 1; n > 0; n--) err |= dial(&to, 0);
 		return err;
