@@ -27,6 +27,7 @@
 #define SOCK_STREAM 1
 #define SOCK_DGRAM 2
 #define IFF_LOOPBACK 0x8
+#define IFA_F_PERMANENT 0x80
 #define PF_KTHREAD 0x00200000
 #define EEXIST 17
 #define PAGE_SIZE 4096 /* the smallest there is: arm64 may have more */
@@ -53,6 +54,7 @@ struct in_device {
 
 struct inet6_ifaddr {
 	struct in6_addr addr;
+	__u32 flags;
 	struct list_head if_list;
 };
 

@@ -73,6 +73,16 @@ WALK __u64 device_ipv4(__u64 dev)
 	return 0;
 }
 
+/*
+ * Whether it was given to the device, not made by the kernel because a router on
+ * the link said so: any pod that can send raw packets is such a router.
+ */
+static __always_inline bool ipv6_is_given(__u64 pos)
+{
+	return BPF_CORE_READ(container_of((void *)pos, struct inet6_ifaddr, if_list), flags) &
+	       IFA_F_PERMANENT;
+}
+
 /* The same for IPv6, as the address of its list entry. */
 WALK __u64 device_ipv6(__u64 dev)
 {
@@ -82,7 +92,7 @@ WALK __u64 device_ipv6(__u64 dev)
 	for (int i = 0; i < MAX_ADDRESSES && pos; i++) {
 		union addr ip = ipv6_at(pos);
 
-		if (!addr_is_link_local_v6(&ip))
+		if (!addr_is_link_local_v6(&ip) && ipv6_is_given(pos))
 			return pos;
 		pos = list_next(pos, head);
 	}
