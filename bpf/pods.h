@@ -105,6 +105,25 @@ static __always_inline bool cgroup_is_within(struct cgroup *cgroup, __u64 id)
 }
 
 /*
+ * Whether a cgroup above has another home. A pod may make cgroups below its own,
+ * and netns in which it holds what addresses it likes: they are no pods.
+ */
+WALK int is_below_other_home(__u64 cgroup_number, __u64 netns)
+{
+	struct cgroup *cgroup = (void *)cgroup_number;
+	int level = BPF_CORE_READ(cgroup, level);
+
+	for (int i = 0; i < MAX_CGROUP_LEVELS && i < level; i++) {
+		__u64 id = cgroup_ancestor_id(cgroup, i);
+		struct cgroup_info *above = bpf_map_lookup_elem(&cgroup_info_map, &id);
+
+		if (above && above->home && above->home != netns)
+			return 1;
+	}
+	return 0;
+}
+
+/*
  * Notes that the cgroup runs something in net, seen by task; all three are
  * kernel addresses. Global, and by number, for the reason that netns.h's walks
  * are.
@@ -151,7 +170,7 @@ WALK int remember(__u64 cgroup_number, __u64 net_number, __u64 task_number)
 		entry.home_ip[V4] = (union addr){};
 		entry.home_ip[V6] = (union addr){};
 	}
-	if (!node)
+	if (!node && !is_below_other_home((__u64)cgroup, entry.now.netns))
 		home_take(&entry, net);
 	err = bpf_map_update_elem(&cgroup_info_map, &id, &entry, BPF_NOEXIST);
 	if (!err)
