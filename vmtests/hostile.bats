@@ -37,8 +37,9 @@ setup_file() {
 	NODE=$NODE_IP NODE_LOCAL=$(link_local node br0)%eth0
 	SERVER_MAC=$(ip -n "$RUN-server" -br link show dev eth0 | awk '{ print $3 }')
 	ZTUNNEL=$ZTUNNEL_POD_IP
-	CGROUP=$CG/client/own ACCOMPLICE=$WORK/accomplice
-	export SELF SELF6 SERVER SERVER6 SERVER_LOCAL NODE NODE_LOCAL ZTUNNEL SERVER_MAC CGROUP ACCOMPLICE
+	CGROUP=$CG/client/own ATTACHED=$CG ACCOMPLICE=$WORK/accomplice
+	export SELF SELF6 SERVER SERVER6 SERVER_LOCAL NODE NODE_LOCAL ZTUNNEL SERVER_MAC CGROUP
+	export ATTACHED ACCOMPLICE
 	mkdir "$CGROUP"
 	run_in other other "$HOSTILE" accomplice "$ACCOMPLICE" >"$WORK/ready" 2>&1 3>&- &
 	retry 100 grep -q ready "$WORK/ready"
@@ -203,6 +204,21 @@ packet-socket default ESCAPED"
 	reload -z "$ZTUNNEL_POD_IP6" -t "$CG/ztunnel"
 	run -0 hostile net_admin "$HOSTILE" one takes-ztunnels-address net_admin
 	is "$output" "takes-ztunnels-address net_admin failed ECONNREFUSED"
+}
+
+@test "in-pod mode: without CAP_NET_RAW nothing gets out while ztunnel listens" {
+	mkdir "$CG/ztunnel/in-client"
+	run_in ztunnel/in-client client "$TCP" serve :: 15001 >"$WORK/in-client" 2>&1 3>&- &
+	retry 100 grep -q ready "$WORK/in-client"
+	"$ONRAMP" load -z 127.0.0.1 -z ::1 -p "$PIN" -c "$CG" -n "/run/netns/$RUN-node" \
+		-t "$CG/ztunnel"
+	before=$(server_took)
+	hostile restricted "$HOSTILE" all in-pod >"$WORK/in-pod"
+	run grep -E 'ESCAPED|passed|[?]' "$WORK/in-pod"
+	is "$output" "socket-of-other-pod in-pod passed-as-other"
+	is "$(server_took)" $((before + 1))
+	grep -q '^plain-connect in-pod captured$' "$WORK/in-pod"
+	grep -q '^listens-as-ztunnel in-pod failed EADDRINUSE$' "$WORK/in-pod"
 }
 
 @test "the README's tables are what was seen" {

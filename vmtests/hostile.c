@@ -15,7 +15,8 @@
  *
  * Environment: SELF SELF6 SERVER SERVER6 ZTUNNEL ZTUNNEL6 NODE are addresses,
  * NODE_LOCAL and SERVER_LOCAL link-local ones with %eth0, SERVER_MAC; CGROUP is
- * a cgroup directory that it may write to, ACCOMPLICE the accomplice's path.
+ * a cgroup directory that it may write to, ATTACHED the one that onramp is
+ * attached to, ACCOMPLICE the path of the accomplice.
  *
  * Outcomes: captured (ztunnel has it and knows where it wanted to go), failed
  * ERRNO, ESCAPED (the server sees this pod), passed-as-other (the server sees
@@ -857,11 +858,12 @@ static int bpf_maps(void)
 	return bpf(BPF_MAP_GET_FD_BY_ID, &attr) < 0 ? -1 : dial_new(&server);
 }
 
+/* Some kernels ask for no capability here, only for the directory. */
 static int bpf_detach(void)
 {
 	union bpf_attr attr = { .attach_type = BPF_CGROUP_INET4_CONNECT };
 
-	attr.target_fd = open(given("CGROUP"), O_RDONLY);
+	attr.target_fd = open(given("ATTACHED"), O_RDONLY);
 	return bpf(BPF_PROG_DETACH, &attr) ? -1 : dial_new(&server);
 }
 
