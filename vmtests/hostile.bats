@@ -116,12 +116,12 @@ packet-socket default ESCAPED"
 	hostile restricted "$HOSTILE" storm 10.9.9.9 >"$WORK/storm" 2>&1 3>&- &
 	storm=$!
 	retry 100 grep -q ready "$WORK/storm"
-	pod neighbour "$TCP" dial 10.77.2.2 80 "${n:-50}" >"$WORK/enrolled"
-	pod other "$TCP" dial 10.77.2.2 80 "${n:-50}" >"$WORK/not"
+	pod neighbour "$TCP" dial 10.77.2.2 80 "${n:-500}" >"$WORK/enrolled"
+	pod other "$TCP" dial 10.77.2.2 80 "${n:-500}" >"$WORK/not"
 	kill "$storm"
 	wait "$storm" || :
-	is "$(grep -c " local=$ZTUNNEL_POD_IP:15001 .* orig4=10.77.2.2:80 " "$WORK/enrolled")" "${n:-50}"
-	is "$(grep -c ' local=\[::ffff:10.77.2.2\]:80 ' "$WORK/not")" "${n:-50}"
+	is "$(grep -c " local=$ZTUNNEL_POD_IP:15001 .* orig4=10.77.2.2:80 " "$WORK/enrolled")" "${n:-500}"
+	is "$(grep -c ' local=\[::ffff:10.77.2.2\]:80 ' "$WORK/not")" "${n:-500}"
 	retry 100 no_handovers # left behind
 	outcome "storms of programs and half-made connections" - harmless
 }
