@@ -692,7 +692,7 @@ struct segment {
 	struct tcphdr tcp;
 };
 
-static struct segment segment(uint16_t port, uint32_t seq, uint32_t ack)
+static struct segment segment(uint16_t port, uint32_t seq, uint32_t ack, bool reset)
 {
 	union name own = at("SELF", "0");
 	struct segment s = {
@@ -710,6 +710,7 @@ static struct segment segment(uint16_t port, uint32_t seq, uint32_t ack)
 			 .doff = 5,
 			 .ack = ack != 0,
 			 .syn = ack == 0,
+			 .rst = reset,
 			 .window = htons(60000) },
 	};
 
@@ -740,7 +741,7 @@ static int by_hand(int out, const void *to, socklen_t size, int in)
 		return -1;
 	port = ntohs(own.v4.sin_port);
 	be_patient(in, PATIENCE_MS);
-	s = segment(port, 1000, 0);
+	s = segment(port, 1000, 0, false);
 	if (sendto(out, &s, sizeof(s), 0, to, size) != sizeof(s))
 		return -1;
 	while ((got = recv(in, packet, sizeof(packet), 0)) > 0) {
@@ -750,14 +751,8 @@ static int by_hand(int out, const void *to, socklen_t size, int in)
 
 		if (ip->protocol != IPPROTO_TCP || th->dest != htons(port) || th->rst)
 			continue;
-		s = segment(port, 1001, ntohl(th->seq) + (th->syn ? 1 : end - data));
-		s.tcp.rst = end > data; /* has what it came for */
-		if (s.tcp.rst) {
-			s.tcp.check = 0;
-			s.tcp.check =
-				checksum(sum_of(&s.ip.saddr, 8) + htons(IPPROTO_TCP) +
-					 htons(sizeof(s.tcp)) + sum_of(&s.tcp, sizeof(s.tcp)));
-		}
+		/* Reset once it has what it came for. */
+		s = segment(port, 1001, ntohl(th->seq) + (th->syn ? 1 : end - data), end > data);
 		sendto(out, &s, sizeof(s), 0, to, size);
 		if (end > data && end <= got)
 			return write(pair[1], packet + data, end - data) > 0 ? pair[0] : -1;
