@@ -55,7 +55,7 @@ link_local() { # POD DEVICE
 
 # A command with a set of capabilities, as root in the hostile pod.
 hostile() { # SET COMMAND...
-	pod client setpriv --bounding-set="$(capabilities "$1")" --inh-caps=-all "${@:2}"
+	run_in "${HOSTILE_CGROUP:-client}" client setpriv --bounding-set="$(capabilities "$1")" --inh-caps=-all "${@:2}"
 }
 
 # How many connections the server's kernel has taken up.
@@ -63,16 +63,15 @@ server_took() {
 	awk '/^Tcp:/ && seen++ { print $7 }' <(nsenter --net="/run/netns/$RUN-server" cat /proc/net/snmp)
 }
 
-# Makes all attempts. What they came to is what the server's kernel says too.
-attempts() { # SET
+# Makes these attempts, or all. What they came to is what the server's kernel says too.
+attempts() { # SET [NAME]...
 	local before
 	before=$(server_took)
-	hostile "$1" "$HOSTILE" all "$1" >"$WORK/$1" 2>"$WORK/$1-stderr"
-	cat "$WORK/$1-stderr" >&2
+	hostile "$1" "$HOSTILE" make "$@" >"$WORK/$1"
 	cat "$WORK/$1" >>"$BATS_FILE_TMPDIR/cells"
 	run grep '[?]' "$WORK/$1"
 	is "$output" ""
-	is "$(wc -l <"$WORK/$1")" 55
+	is "$(wc -l <"$WORK/$1")" "$([ $# -gt 1 ] && echo $(($# - 1)) || echo 55)"
 	is "$(grep -cE ' (ESCAPED|passed-as-other)$' "$WORK/$1")" $(($(server_took) - before))
 	# What else there is to compare: this pod is captured, before and after.
 	run -0 pod client "$TCP" dial 10.77.2.2 80
@@ -99,27 +98,32 @@ outcome() { # WHAT CAPABILITIES OUTCOME: a line of the second table
 	is "$output" "socket-of-other-pod restricted passed-as-other"
 }
 
-@test "with CAP_NET_RAW only packets made by hand get out" {
-	attempts default
-	run grep ESCAPED "$WORK/default"
-	is "$output" "raw-socket default ESCAPED
-packet-socket default ESCAPED"
-}
-
 @test "with CAP_NET_ADMIN the pod's own addresses, routes and packets are its own" {
 	attempts net_admin
 	grep -q 'tcp-repair net_admin failed' "$WORK/net_admin"
 }
 
+@test "with CAP_NET_RAW only packets made by hand get out" {
+	names=()
+	# An emulated machine makes those alone that capabilities change.
+	[ -z "${ONRAMP_TEST_VM-}" ] || mapfile -t names < <(
+		awk '{ name = $1; $1 = $2 = "" } FNR == NR { seen[name] = $0; next }
+			seen[name] != $0 { print name }' "$WORK/restricted" "$WORK/net_admin")
+	attempts default "${names[@]}"
+	run grep ESCAPED "$WORK/default"
+	is "$output" "raw-socket default ESCAPED
+packet-socket default ESCAPED"
+}
+
 @test "storms of programs and connections: the neighbours' verdicts stay right" {
 	n=${ONRAMP_TEST_VM:+3}
-	hostile restricted "$HOSTILE" storm 10.9.9.9 >"$WORK/storm" 2>&1 3>&- &
-	storm=$!
+	mkdir "$CG/client/storm"
+	HOSTILE_CGROUP=client/storm hostile restricted \
+		"$HOSTILE" storm 10.9.9.9 >"$WORK/storm" 2>&1 3>&- &
 	retry 100 grep -q ready "$WORK/storm"
 	pod neighbour "$TCP" dial 10.77.2.2 80 "${n:-500}" >"$WORK/enrolled"
 	pod other "$TCP" dial 10.77.2.2 80 "${n:-500}" >"$WORK/not"
-	kill "$storm"
-	wait "$storm" || :
+	cgroup_end "$CG/client/storm"
 	is "$(grep -c " local=$ZTUNNEL_POD_IP:15001 .* orig4=10.77.2.2:80 " "$WORK/enrolled")" "${n:-500}"
 	is "$(grep -c ' local=\[::ffff:10.77.2.2\]:80 ' "$WORK/not")" "${n:-500}"
 	retry 100 no_handovers # left behind
@@ -172,12 +176,11 @@ packet-socket default ESCAPED"
 
 @test "the address of a pod to come, held in a netns of its own" {
 	hostile restricted "$HOSTILE" squat "$CGROUP" 10.77.1.6 fd00:66::1 >"$WORK/squat" 2>&1 3>&- &
-	squat=$!
 	retry 100 grep -q ready "$WORK/squat"
 	pod_up late 10.77.1.6
 	serve late 0.0.0.0 80
 	run -0 node "$TCP" dial 10.77.1.6 80
-	kill "$squat"
+	cgroup_end "$CGROUP"
 	has "local=$ZTUNNEL_POD_IP:15006 " " orig4=10.77.1.6:80 "
 	pod_down late
 	outcome "holds it in its own user and network namespaces, in a cgroup of its own" - harmless
@@ -198,7 +201,7 @@ packet-socket default ESCAPED"
 # With -t nobody else is ztunnel: connect4.bats.
 @test "ztunnel's address, taken while ztunnel's pod is gone" {
 	pod_down ztunnel
-	run -0 hostile net_admin "$HOSTILE" one takes-ztunnels-address net_admin
+	run -0 hostile net_admin "$HOSTILE" make net_admin takes-ztunnels-address
 	is "$output" "takes-ztunnels-address net_admin ESCAPED"
 	outcome "takes ztunnel's address while ztunnel's pod is gone" NET_ADMIN "ESCAPED, without \`-t\`"
 }
@@ -222,7 +225,10 @@ set_in_pod_mode() { # CGROUP-ID
 	retry 100 grep -q ready "$WORK/in-client"
 	set_in_pod_mode "$(cgroup_id ztunnel)"
 	before=$(server_took)
-	hostile restricted "$HOSTILE" all in-pod >"$WORK/in-pod"
+	hostile restricted "$HOSTILE" make in-pod plain-connect listens-as-ztunnel \
+		ztunnels-uid-gid own-userns own-netns-after-socket cgroups-below-20-deep \
+		socket-of-other-pod accepted-then-dials becomes-ipv4 mptcp-fast-open \
+		io-uring-thread ipv6 ipv4-compatible from-loopback by-eth0 >"$WORK/in-pod"
 	run grep -E 'ESCAPED|passed|[?]' "$WORK/in-pod"
 	is "$output" "socket-of-other-pod in-pod passed-as-other"
 	is "$(server_took)" $((before + 1))
@@ -239,7 +245,8 @@ set_in_pod_mode() { # CGROUP-ID
 			for (row = 1; row <= rows; row++) {
 				name = order[row]
 				printf "| %s | %s | %s | %s |\n", name, cell[name, "restricted"],
-					cell[name, "default"], cell[name, "net_admin"]
+					(name, "default") in cell ? cell[name, "default"] : "-",
+					cell[name, "net_admin"]
 			}
 		}' "$BATS_FILE_TMPDIR/cells" >"$ROOT/build/hostile.md"
 	{
