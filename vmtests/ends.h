@@ -74,7 +74,7 @@ static int failed(void)
 }
 
 /* Blocking, but not for ever. */
-static int connect_within(int fd, const union name *to)
+static inline int connect_within(int fd, const union name *to)
 {
 	struct timeval limit = { TIMEOUT_MS / 1000, 0 };
 
@@ -83,7 +83,7 @@ static int connect_within(int fd, const union name *to)
 	return connect(fd, &to->any, length(to));
 }
 
-static int converse(int fd)
+static inline int converse(int fd)
 {
 	union name peer = {}, local = {};
 	socklen_t size = sizeof(peer);
