@@ -104,6 +104,7 @@ node() { run_in node node "$@"; }                            # COMMAND...
 # Starts a server in a pod and waits until it says that it is ready.
 serve() { # POD ADDRESS PORT...
 	local name=$1 out=$WORK/serve-$1-$3
+	: >"$out" # or the one before is taken for ready
 	shift
 	run_in "$name" "$name" "$TCP" serve "$@" >"$out" 2>&1 3>&- &
 	disown # or bash tells of its end

@@ -24,6 +24,7 @@ teardown_file() {
 # ztunnel listens in the pod's netns, or no more.
 listen_in() { # POD ADDRESS PORT...
 	local out=$WORK/ztunnel-in-$1
+	: >"$out" # or the one before is taken for ready
 	mkdir -p "$CG/ztunnel/$1"
 	run_in "ztunnel/$1" "$1" "$TCP" share "${@:2}" >"$out" 2>&1 3>&- &
 	disown
