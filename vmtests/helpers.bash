@@ -65,6 +65,7 @@ dual_stack() { # NAME:N...
 
 pod_down() { # NAME
 	cgroup_end "$CG/$1"
+	opens_stay "$1"
 	ip -n "$RUN-node" link del "v$1" # the netns would take it along, but later
 	ip netns del "$RUN-$1"
 }
@@ -151,6 +152,35 @@ metric() { # NAME-AND-LABELS
 
 connects() { # VERDICT REASON
 	metric "connects_total{verdict=\"$1\",reason=\"$2\"}"
+}
+
+# Each connect() is counted, once: what metrics have add up to what the TCP of
+# all netns here began (ActiveOpens: onramp has no hand in it) and to what ended
+# before that (see never_began). setup_file begins with `connects_from_now`, and
+# each test's teardown is `connects_add_up`.
+connects_from_now() {
+	: >"$WORK/opens"
+	connects_add_up 2>/dev/null || :
+}
+
+connects_add_up() {
+	awk -v opens="$("$TCP" opens "/run/netns/$RUN"-*)" '
+		FILENAME ~ /opens$/ { opens += $1; next }
+		/^onramp_connects_total/ { counted += $2 }
+		END {
+			if (counted == opens) exit
+			print "connects in metrics: " counted ", made: " opens >"/dev/stderr"
+			print counted - opens >>ARGV[1] # the next test is not to blame
+			exit 1
+		}' "$WORK/opens" "$PIN/metrics"
+}
+
+never_began() { # N: connect()s that failed before the handshake
+	echo "$1" >>"$WORK/opens"
+}
+
+opens_stay() { # POD: whose netns goes
+	[ ! -e "$WORK/opens" ] || "$TCP" opens "/run/netns/$RUN-$1" >>"$WORK/opens"
 }
 
 entries() { # MAP: how many entries it has

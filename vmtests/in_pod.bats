@@ -15,6 +15,11 @@ setup_file() {
 	serve server :: 80 81 53
 	"$ONRAMP" load -z 127.0.0.1 -z ::1 -p "$PIN" -c "$CG" -n "/run/netns/$RUN-node" \
 		-t "$CG/ztunnel"
+	connects_from_now
+}
+
+teardown() {
+	connects_add_up
 }
 
 teardown_file() {
@@ -110,6 +115,7 @@ dial($family)"
 	# It has none for IPv6: refused, not let through.
 	run -1 pod other "$TCP" dial fd00:77::2 80
 	is "$output" EPERM
+	never_began 1
 	leave other
 }
 

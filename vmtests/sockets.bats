@@ -21,6 +21,11 @@ setup_file() {
 	OTHER_NETNS=/run/netns/$RUN-other
 	export OTHER_NETNS
 	: >"$BATS_FILE_TMPDIR/cells"
+	connects_from_now
+}
+
+teardown() {
+	connects_add_up
 }
 
 teardown_file() {
