@@ -5,6 +5,8 @@
  *   tcp serve ADDR PORT...     answers each connection with one line:
  *                              local= peer= orig4= orig6= (SO_ORIGINAL_DST)
  *   tcp share ADDR PORT...     the same, letting others listen beside it
+ *   tcp web ADDR PORT...       the same as an HTTP answer; prints each, with the
+ *                              request's User-Agent
  *   tcp dial ADDR PORT [N]     connects, prints dialled= (getpeername), local=
  *                              and the server's line; N times, a line each
  *   tcp steps ADDR PORT        dials once per line read from standard input
@@ -40,19 +42,48 @@ static const char *original(int fd, int level)
 	return show(&name);
 }
 
-static void answer(int fd)
+/* Reads the request, logs, and puts the answer's head before the line. */
+static void make_http(int fd, char *line, size_t room)
+{
+	static const char header[] = "\r\nUser-Agent: ";
+	char request[2048], body[512];
+	const char *agent;
+	size_t size = 0;
+
+	request[0] = 0;
+	while (size < sizeof(request) - 1 &&
+	       poll(&(struct pollfd){ .fd = fd, .events = POLLIN }, 1, 1000) > 0) {
+		ssize_t got = read(fd, request + size, sizeof(request) - 1 - size);
+
+		request[size += got > 0 ? got : 0] = 0;
+		if (got <= 0 || strstr(request, "\r\n\r\n"))
+			break;
+	}
+	agent = strcasestr(request, header) ?: "";
+	agent += *agent ? strlen(header) : 0;
+	printf("agent=%.*s %s", (int)strcspn(agent, "\r"), agent, line);
+	fflush(stdout);
+	strcpy(body, line);
+	snprintf(line, room,
+		 "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %zu\r\n\r\n%s",
+		 strlen(body), body);
+}
+
+static void answer(int fd, bool web)
 {
 	union name local = {}, peer = {};
 	socklen_t size = sizeof(local);
-	char line[512];
+	char line[1024];
 	int used;
 
 	getsockname(fd, &local.any, &size);
 	size = sizeof(peer);
 	getpeername(fd, &peer.any, &size);
-	used = snprintf(line, sizeof(line), "local=%s peer=%s ", show(&local), show(&peer));
-	used += snprintf(line + used, sizeof(line) - used, "orig4=%s ", original(fd, SOL_IP));
-	snprintf(line + used, sizeof(line) - used, "orig6=%s\n", original(fd, SOL_IPV6));
+	used = snprintf(line, 512, "local=%s peer=%s ", show(&local), show(&peer));
+	used += snprintf(line + used, 512 - used, "orig4=%s ", original(fd, SOL_IP));
+	snprintf(line + used, 512 - used, "orig6=%s\n", original(fd, SOL_IPV6));
+	if (web)
+		make_http(fd, line, sizeof(line));
 	if (write(fd, line, strlen(line)) < 0)
 		perror("tcp: write");
 	/* Until the client has closed: with its data unread, close() would reset. */
@@ -63,8 +94,10 @@ static void answer(int fd)
 	close(fd);
 }
 
-static int serve(const char *ip, char **ports, int count, int share)
+static int serve(const char *what, const char *ip, char **ports, int count)
 {
+	int share = !strcmp(what, "share");
+	bool web = !strcmp(what, "web");
 	struct pollfd fds[16];
 
 	for (int i = 0; i < count; i++) {
@@ -87,7 +120,7 @@ static int serve(const char *ip, char **ports, int count, int share)
 				int fd = accept(fds[i].fd, NULL, NULL);
 
 				if (fd >= 0)
-					answer(fd);
+					answer(fd, web);
 			}
 	return 1;
 }
@@ -157,8 +190,8 @@ int main(int argc, char **argv)
 		return opens(argv + 2);
 	if (argc > 3)
 		to = parse(argv[2 + from], argv[3 + from]);
-	if (!strcmp(what, "serve") || !strcmp(what, "share"))
-		return serve(argv[2], argv + 3, argc - 3, !strcmp(what, "share"));
+	if (!strcmp(what, "serve") || !strcmp(what, "share") || !strcmp(what, "web"))
+		return serve(what, argv[2], argv + 3, argc - 3);
 	if (!strcmp(what, "dial")) {
 		for (int n = argc > 4 ? atoi(argv[4]) : 1; n > 0; n--) err |= dial(&to, 0);
 		return err;
