@@ -108,7 +108,7 @@ web() { server_up web "$@"; }     # POD ADDRESS PORT...
 server_up() { # serve|web POD ADDRESS PORT...
 	local out=$WORK/serve-$2-$4
 	: >"$out" # or the one before is taken for ready
-	run_in "$2" "$2" "$TCP" "$1" "${@:3}" >"$out" 2>&1 3>&- &
+	run_in "$2" "$2" "$TCP" "$1" "${@:3}" >>"$out" 2>&1 3>&- &
 	disown # or bash tells of its end
 	retry 100 grep -q ready "$out"
 }

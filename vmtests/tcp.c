@@ -56,8 +56,8 @@ static void make_http(int fd, char *line, size_t room)
 		ssize_t got = read(fd, request + size, sizeof(request) - 1 - size);
 
 		request[size += got > 0 ? got : 0] = 0;
-		if (got <= 0 || strstr(request, "\r\n\r\n"))
-			break;
+		if (got <= 0 || strstr(request, "\r\n\r\n") || strncmp(request, "GET", 3))
+			break; /* all is here, or it is not HTTP at all */
 	}
 	agent = strcasestr(request, header) ?: "";
 	agent += *agent ? strlen(header) : 0;
