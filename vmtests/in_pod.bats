@@ -180,6 +180,7 @@ dial($family)"
 	onramp unload
 	"$ONRAMP" load -z 127.0.0.1 -z ::1 -p "$PIN" -c "$CG" -n "/run/netns/$RUN-node" \
 		-t "$CG/ztunnel"
+	connects_from_now
 	is "$(entries ztunnel_listeners)" 0
 	run -0 pod client "$TCP" dial 10.77.2.2 80
 	captured 10.77.2.2:80
