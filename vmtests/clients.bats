@@ -162,7 +162,7 @@ mount_in_client() { # TYPE OPTIONS SOURCE PORT N: until N connects, to PORT or w
 	: >"$log"
 	pod client mount -i -t "$1" -o "$2,port=$4" "$3" "$WORK/mount" >"$WORK/mount.out" 2>&1 3>&- &
 	disown
-	retry 400 sh -c "[ \$(grep -cE '$to' '$log') -ge $5 ]" || { cat "$log" "$WORK/mount.out" >&2; false; }
+	retry 150 sh -c "[ \$(grep -cE '$to' '$log') -ge $5 ]" || { cat "$log" "$WORK/mount.out" >&2; false; }
 	cgroup_end "$CG/client" # or it goes on, while the connects are added up
 	mkdir "$CG/client"
 	mapfile -t went < <(grep -E "$to" "$log")
