@@ -14,6 +14,11 @@ setup_file() {
 	serve server 0.0.0.0 80 53
 	serve member 0.0.0.0 80
 	reload -e 10.77.1.0/24
+	connects_from_now
+}
+
+teardown() {
+	connects_add_up
 }
 
 teardown_file() {
@@ -91,6 +96,7 @@ direct() { # DESTINATION
 @test "multicast is left alone" {
 	before=$(connects passed local)
 	run -1 pod client "$TCP" dial 224.0.0.1 80
+	never_began 1
 	is "$output" ENETUNREACH
 	is "$(connects passed local)" $((before + 1))
 }

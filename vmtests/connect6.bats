@@ -17,6 +17,11 @@ setup_file() {
 	serve server :: 80
 	serve six :: 80
 	reload -z "$ZTUNNEL_POD_IP6" -e 10.77.1.0/24 -e fd00:77:0:0:6::/80
+	connects_from_now
+}
+
+teardown() {
+	connects_add_up
 }
 
 teardown_file() {
@@ -74,6 +79,7 @@ captured() { # PORT ORIGINAL
 		is "$output" ECONNREFUSED
 	done
 	run -1 pod client "$TCP" dial ff05::1 80
+	never_began 1
 	is "$(connects passed local)" $((before + 4))
 }
 
@@ -121,6 +127,7 @@ captured() { # PORT ORIGINAL
 	ZTUNNEL_POD_IP=$ZTUNNEL_POD_IP6 reload
 	run -1 pod client "$TCP" dial 10.77.2.2 80
 	is "$output" EPERM
+	never_began 2
 	run -0 pod client "$TCP" dial fd00:77::2 80
 	captured 15001 fd00:77::2:80
 	# Node programs are not enrolled: theirs passes.

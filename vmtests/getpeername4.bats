@@ -6,6 +6,11 @@ load helpers.bash
 
 setup_file() {
 	client_and_server_up getpeername4
+	connects_from_now
+}
+
+teardown() {
+	connects_add_up
 }
 
 teardown_file() {

@@ -65,6 +65,7 @@ dual_stack() { # NAME:N...
 
 pod_down() { # NAME
 	cgroup_end "$CG/$1"
+	opens_stay "$1"
 	ip -n "$RUN-node" link del "v$1" # the netns would take it along, but later
 	ip netns del "$RUN-$1"
 }
@@ -102,10 +103,12 @@ pod() { local name=$1; shift; run_in "$name" "$name" "$@"; } # NAME COMMAND...
 node() { run_in node node "$@"; }                            # COMMAND...
 
 # Starts a server in a pod and waits until it says that it is ready.
-serve() { # POD ADDRESS PORT...
-	local name=$1 out=$WORK/serve-$1-$3
-	shift
-	run_in "$name" "$name" "$TCP" serve "$@" >"$out" 2>&1 3>&- &
+serve() { server_up serve "$@"; } # POD ADDRESS PORT...
+web() { server_up web "$@"; }     # POD ADDRESS PORT...
+server_up() { # serve|web POD ADDRESS PORT...
+	local out=$WORK/serve-$2-$4
+	: >"$out" # or the one before is taken for ready
+	run_in "$2" "$2" "$TCP" "$1" "${@:3}" >>"$out" 2>&1 3>&- &
 	disown # or bash tells of its end
 	retry 100 grep -q ready "$out"
 }
@@ -150,6 +153,35 @@ metric() { # NAME-AND-LABELS
 
 connects() { # VERDICT REASON
 	metric "connects_total{verdict=\"$1\",reason=\"$2\"}"
+}
+
+# Each connect() is counted, once: what metrics have add up to what the TCP of
+# all netns here began (ActiveOpens: onramp has no hand in it) and to what ended
+# before that (see never_began). setup_file begins with `connects_from_now`, and
+# each test's teardown is `connects_add_up`.
+connects_from_now() {
+	: >"$WORK/opens"
+	connects_add_up 2>/dev/null || :
+}
+
+connects_add_up() {
+	awk -v opens="$("$TCP" opens "/run/netns/$RUN"-*)" '
+		FILENAME ~ /opens$/ { opens += $1; next }
+		/^onramp_connects_total/ { counted += $2 }
+		END {
+			if (counted == opens) exit
+			print "connects in metrics: " counted ", made: " opens >"/dev/stderr"
+			print counted - opens >>ARGV[1] # the next test is not to blame
+			exit 1
+		}' "$WORK/opens" "$PIN/metrics"
+}
+
+never_began() { # N: connect()s that failed before the handshake
+	echo "$1" >>"$WORK/opens"
+}
+
+opens_stay() { # POD: whose netns goes
+	[ ! -e "$WORK/opens" ] || "$TCP" opens "/run/netns/$RUN-$1" >>"$WORK/opens"
 }
 
 entries() { # MAP: how many entries it has

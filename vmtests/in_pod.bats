@@ -15,6 +15,11 @@ setup_file() {
 	serve server :: 80 81 53
 	"$ONRAMP" load -z 127.0.0.1 -z ::1 -p "$PIN" -c "$CG" -n "/run/netns/$RUN-node" \
 		-t "$CG/ztunnel"
+	connects_from_now
+}
+
+teardown() {
+	connects_add_up
 }
 
 teardown_file() {
@@ -24,6 +29,7 @@ teardown_file() {
 # ztunnel listens in the pod's netns, or no more.
 listen_in() { # POD ADDRESS PORT...
 	local out=$WORK/ztunnel-in-$1
+	: >"$out" # or the one before is taken for ready
 	mkdir -p "$CG/ztunnel/$1"
 	run_in "ztunnel/$1" "$1" "$TCP" share "${@:2}" >"$out" 2>&1 3>&- &
 	disown
@@ -108,6 +114,7 @@ dial($family)"
 	# It has none for IPv6: refused, not let through.
 	run -1 pod other "$TCP" dial fd00:77::2 80
 	is "$output" EPERM
+	never_began 1
 	leave other
 }
 
@@ -172,6 +179,7 @@ dial($family)"
 	onramp unload
 	"$ONRAMP" load -z 127.0.0.1 -z ::1 -p "$PIN" -c "$CG" -n "/run/netns/$RUN-node" \
 		-t "$CG/ztunnel"
+	connects_from_now
 	is "$(entries ztunnel_listeners)" 0
 	run -0 pod client "$TCP" dial 10.77.2.2 80
 	captured 10.77.2.2:80

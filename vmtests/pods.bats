@@ -12,6 +12,11 @@ setup_file() {
 	serve server 0.0.0.0 80
 	reload -e 10.77.1.0/24
 	pod_up client 10.77.1.2
+	connects_from_now
+}
+
+teardown() {
+	connects_add_up
 }
 
 teardown_file() {

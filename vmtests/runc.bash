@@ -22,6 +22,7 @@ pod_down() { # NAME
 	container_down "$1" app
 	container_down "$1" pause
 	cni DEL "$1"
+	opens_stay "$1"
 	ip netns del "$RUN-$1"
 	rmdir "$(pod_cgroup "$1")"
 }

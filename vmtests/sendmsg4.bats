@@ -42,6 +42,11 @@ setup_file() {
 		        print(resolver, "error", e.errno)
 	END
 	dns -d
+	connects_from_now
+}
+
+teardown() {
+	connects_add_up
 }
 
 teardown_file() {

@@ -2,8 +2,10 @@
 /*
  * sockets - every way that a program can open a connection.
  *
- *   sockets list             the kinds, one a line
  *   sockets KIND ADDR PORT   connects that way; prints what `tcp dial` does
+ *   sockets all ADDR PORT    each kind in a process of its own; prints the kind,
+ *                            its exit status and what it printed, a line each
+ *   sockets serve ADDR PORT  the other end for those that are not TCP
  *
  * Exit status 1 and the errno's name where the connection failed; 77 and the
  * errno's name where this kernel has no such socket. OTHER_NETNS is the netns
@@ -12,6 +14,8 @@
 #include "ends.h"
 #include <fcntl.h>
 #include <linux/io_uring.h>
+#include <netinet/icmp6.h>
+#include <netinet/ip_icmp.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
@@ -26,6 +30,12 @@
 #ifndef IPPROTO_MPTCP
 #define IPPROTO_MPTCP 262
 #endif
+
+#ifndef AF_SMC
+#define AF_SMC 43
+#endif
+#define SMCPROTO_SMC 0
+#define SMCPROTO_SMC6 1
 
 static char **arguments;
 
@@ -271,6 +281,79 @@ static int ipv6_only(const union name *to)
 	return connected(fd, to);
 }
 
+/* A kernel's TCP socket with RDMA below it where the other end can. */
+static int smc(const union name *to)
+{
+	bool v4 = to->any.sa_family == AF_INET;
+	int fd = socket(AF_SMC, SOCK_STREAM, v4 ? SMCPROTO_SMC : SMCPROTO_SMC6);
+
+	return fd < 0 ? none() : connected(fd, to);
+}
+
+/* What follows is not TCP, and onramp's to leave alone. */
+
+static int sctp(const union name *to)
+{
+	return connected(make(to, 0, IPPROTO_SCTP), to);
+}
+
+static int datagrams(const union name *to, int protocol)
+{
+	int fd = socket(to->any.sa_family, SOCK_DGRAM, protocol);
+
+	if (fd < 0)
+		none();
+	return connect_within(fd, to) || send(fd, "x", 1, 0) != 1 ? -1 : fd;
+}
+
+static int udp(const union name *to)
+{
+	return datagrams(to, 0);
+}
+
+static int udp_lite(const union name *to)
+{
+	return datagrams(to, IPPROTO_UDPLITE);
+}
+
+/* The other end is the kernel, and its name where the answer comes from. */
+static int echo(const union name *to, int type)
+{
+	bool v4 = to->any.sa_family == AF_INET;
+	int fd = socket(to->any.sa_family, type, v4 ? IPPROTO_ICMP : IPPROTO_ICMPV6);
+	struct icmphdr request = { .type = v4 ? ICMP_ECHO : ICMP6_ECHO_REQUEST };
+	unsigned char answer[512], *icmp = answer;
+	union name peer = {}, source = {};
+	socklen_t size = sizeof(peer);
+
+	if (fd < 0)
+		none();
+	request.checksum = ~htons(request.type << 8); /* raw IPv4 alone needs it from us */
+	if (connect_within(fd, to) || send(fd, &request, sizeof(request), 0) < 0 ||
+	    getpeername(fd, &peer.any, &size))
+		return -1;
+	do {
+		size = sizeof(source);
+		if (recvfrom(fd, answer, sizeof(answer), 0, &source.any, &size) < 0)
+			return -1;
+		if (v4 && type == SOCK_RAW)
+			icmp = answer + 4 * (*answer & 15); /* behind the IP header */
+	} while (*icmp != (v4 ? ICMP_ECHOREPLY : ICMP6_ECHO_REPLY));
+	source.v4.sin_port = to->v4.sin_port; /* there are none */
+	printf("dialled=%s local=%s \n", show(&peer), show(&source));
+	exit(0);
+}
+
+static int ping(const union name *to)
+{
+	return echo(to, SOCK_DGRAM);
+}
+
+static int raw(const union name *to)
+{
+	return echo(to, SOCK_RAW);
+}
+
 static const struct kind {
 	const char *name;
 	int (*connect)(const union name *to);
@@ -292,25 +375,98 @@ static const struct kind {
 	{ "netns-changed-after", netns_changed_after },
 	{ "passed-to-other-netns", passed_to_other_netns },
 	{ "ipv6-only", ipv6_only },
+	{ "smc", smc },
+	{ "sctp", sctp },
+	{ "udp", udp },
+	{ "udp-lite", udp_lite },
+	{ "ping", ping },
+	{ "raw", raw },
 };
+
+static int run(const struct kind *kind, const union name *to)
+{
+	int fd = kind->connect(to);
+
+	return fd < 0 ? failed() : converse(fd);
+}
+
+static void run_apart(const struct kind *kind, const union name *to)
+{
+	char said[1024];
+	int out[2], status;
+	ssize_t size;
+	pid_t child;
+
+	if (pipe(out) || (child = fork()) < 0)
+		exit(failed());
+	if (!child) {
+		dup2(out[1], STDOUT_FILENO);
+		close(out[0]);
+		close(out[1]);
+		exit(run(kind, to));
+	}
+	close(out[1]);
+	waitpid(child, &status, 0);
+	size = read(out[0], said, sizeof(said)); /* it printed one line */
+	close(out[0]);
+	said[size > 0 ? size - 1 : 0] = 0;
+	printf("%s %d %s\n", kind->name, WIFEXITED(status) ? WEXITSTATUS(status) : 128, said);
+	fflush(stdout);
+}
+
+static int serve(const union name *name)
+{
+	static const int protocols[] = { IPPROTO_UDP, IPPROTO_UDPLITE, IPPROTO_SCTP };
+	struct pollfd fds[3];
+	char line[128];
+	int count = 0;
+
+	for (int i = 0; i < 3; i++) {
+		int type = protocols[i] == IPPROTO_SCTP ? SOCK_STREAM : SOCK_DGRAM;
+		int fd = socket(name->any.sa_family, type, protocols[i]);
+
+		if (fd < 0)
+			continue;
+		if (bind(fd, &name->any, length(name)) || (type == SOCK_STREAM && listen(fd, 16)))
+			return failed();
+		fds[count++] = (struct pollfd){ .fd = fd, .events = POLLIN };
+	}
+	puts("ready");
+	fflush(stdout);
+	while (poll(fds, count, -1) > 0)
+		for (int i = 0; i < count; i++) {
+			union name peer;
+			socklen_t size = sizeof(peer);
+			int fd = fds[i].fd;
+
+			if (!fds[i].revents)
+				continue;
+			if (recvfrom(fd, line, 1, 0, &peer.any, &size) < 0) /* a listener */
+				fd = accept(fd, &peer.any, &size);
+			snprintf(line, sizeof(line), "local=%s peer=%s \n", show(name),
+				 show(&peer));
+			sendto(fd, line, strlen(line), 0, fd == fds[i].fd ? &peer.any : NULL,
+			       fd == fds[i].fd ? size : 0);
+			if (fd != fds[i].fd)
+				close(fd);
+		}
+	return failed();
+}
 
 int main(int argc, char **argv)
 {
-	const char *wanted = argc > 1 ? argv[1] : "";
+	const char *wanted = argc == 4 ? argv[1] : "";
+	union name to = argc == 4 ? parse(argv[2], argv[3]) : (union name){};
 
 	signal(SIGPIPE, SIG_IGN);
 	arguments = argv;
+	if (!strcmp(wanted, "serve"))
+		return serve(&to);
 	for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
-		union name to;
-		int fd;
-
-		if (!strcmp(wanted, "list"))
-			puts(kinds[i].name);
-		if (argc != 4 || strcmp(wanted, kinds[i].name))
-			continue;
-		to = parse(argv[2], argv[3]);
-		fd = kinds[i].connect(&to);
-		return fd < 0 ? failed() : converse(fd);
+		if (!strcmp(wanted, "all"))
+			run_apart(&kinds[i], &to);
+		else if (!strcmp(wanted, kinds[i].name))
+			return run(&kinds[i], &to);
 	}
-	return strcmp(wanted, "list") ? 2 : 0;
+	return strcmp(wanted, "all") ? 2 : 0;
 }

@@ -5,6 +5,8 @@
  *   tcp serve ADDR PORT...     answers each connection with one line:
  *                              local= peer= orig4= orig6= (SO_ORIGINAL_DST)
  *   tcp share ADDR PORT...     the same, letting others listen beside it
+ *   tcp web ADDR PORT...       the same as an HTTP answer; prints each, with the
+ *                              request's User-Agent
  *   tcp dial ADDR PORT [N]     connects, prints dialled= (getpeername), local=
  *                              and the server's line; N times, a line each
  *   tcp steps ADDR PORT        dials once per line read from standard input
@@ -21,12 +23,15 @@
  *                              standard input ends; prints how many the proxy
  *                              answered with the right original destination, how
  *                              many were direct, wrong, failed
+ *   tcp opens NETNS...         how many handshakes the kernel has begun in these
+ *                              netns (files), as it counts them itself
  *
  * Exit status 1 and the errno's name where a connection failed.
  */
 #include "ends.h"
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdlib.h>
@@ -44,19 +49,48 @@ static const char *original(int fd, int level)
 	return show(&name);
 }
 
-static void answer(int fd)
+/* Reads the request, logs, and puts the answer's head before the line. */
+static void make_http(int fd, char *line, size_t room)
+{
+	static const char header[] = "\r\nUser-Agent: ";
+	char request[2048], body[512];
+	const char *agent;
+	size_t size = 0;
+
+	request[0] = 0;
+	while (size < sizeof(request) - 1 &&
+	       poll(&(struct pollfd){ .fd = fd, .events = POLLIN }, 1, 1000) > 0) {
+		ssize_t got = read(fd, request + size, sizeof(request) - 1 - size);
+
+		request[size += got > 0 ? got : 0] = 0;
+		if (got <= 0 || strstr(request, "\r\n\r\n") || strncmp(request, "GET", 3))
+			break; /* all is here, or it is not HTTP at all */
+	}
+	agent = strcasestr(request, header) ?: "";
+	agent += *agent ? strlen(header) : 0;
+	printf("agent=%.*s %s", (int)strcspn(agent, "\r"), agent, line);
+	fflush(stdout);
+	strcpy(body, line);
+	snprintf(line, room,
+		 "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %zu\r\n\r\n%s",
+		 strlen(body), body);
+}
+
+static void answer(int fd, bool web)
 {
 	union name local = {}, peer = {};
 	socklen_t size = sizeof(local);
-	char line[512];
+	char line[1024];
 	int used;
 
 	getsockname(fd, &local.any, &size);
 	size = sizeof(peer);
 	getpeername(fd, &peer.any, &size);
-	used = snprintf(line, sizeof(line), "local=%s peer=%s ", show(&local), show(&peer));
-	used += snprintf(line + used, sizeof(line) - used, "orig4=%s ", original(fd, SOL_IP));
-	snprintf(line + used, sizeof(line) - used, "orig6=%s\n", original(fd, SOL_IPV6));
+	used = snprintf(line, 512, "local=%s peer=%s ", show(&local), show(&peer));
+	used += snprintf(line + used, 512 - used, "orig4=%s ", original(fd, SOL_IP));
+	snprintf(line + used, 512 - used, "orig6=%s\n", original(fd, SOL_IPV6));
+	if (web)
+		make_http(fd, line, sizeof(line));
 	if (write(fd, line, strlen(line)) < 0)
 		perror("tcp: write");
 	/* Until the client has closed: with its data unread, close() would reset. */
@@ -67,8 +101,10 @@ static void answer(int fd)
 	close(fd);
 }
 
-static int serve(const char *ip, char **ports, int count, int share)
+static int serve(const char *what, const char *ip, char **ports, int count)
 {
+	int share = !strcmp(what, "share");
+	bool web = !strcmp(what, "web");
 	struct pollfd fds[16];
 
 	for (int i = 0; i < count; i++) {
@@ -91,7 +127,7 @@ static int serve(const char *ip, char **ports, int count, int share)
 				int fd = accept(fds[i].fd, NULL, NULL);
 
 				if (fd >= 0)
-					answer(fd);
+					answer(fd, web);
 			}
 	return 1;
 }
@@ -187,18 +223,53 @@ static int flood(long count, const union name *to)
 	return read(0, &end, 1) < 0;
 }
 
+/* TCP's ActiveOpens, the fifth number of its line. */
+static long opens_here(void)
+{
+	FILE *snmp = fopen("/proc/thread-self/net/snmp", "r");
+	char line[1024];
+	long opens = -1;
+
+	while (snmp && fgets(line, sizeof(line), snmp) && opens < 0)
+		sscanf(line, "Tcp: %*d %*d %*d %*d %ld", &opens);
+	if (snmp)
+		fclose(snmp);
+	return opens;
+}
+
+static int opens(char **netns)
+{
+	long sum = 0;
+
+	for (; *netns; netns++) {
+		int fd = open(*netns, O_RDONLY);
+		long here = fd < 0 || setns(fd, CLONE_NEWNET) ? -1 : opens_here();
+
+		if (here < 0)
+			return failed();
+		close(fd);
+		sum += here;
+	}
+	printf("%ld\n", sum);
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
 	const char *what = argc > 3 ? argv[1] : "";
 	/* A number comes first. */
 	bool from = !strcmp(what, "from") || !strcmp(what, "many") || !strcmp(what, "flood");
-	union name to = argc > 3 + from ? parse(argv[2 + from], argv[3 + from]) : (union name){};
+	union name to = {};
 	char line[16];
 	int err = 0, fd;
 
 	signal(SIGPIPE, SIG_IGN);
-	if (!strcmp(what, "serve") || !strcmp(what, "share"))
-		return serve(argv[2], argv + 3, argc - 3, !strcmp(what, "share"));
+	if (argc > 2 && !strcmp(argv[1], "opens"))
+		return opens(argv + 2);
+	if (argc > 3 + from)
+		to = parse(argv[2 + from], argv[3 + from]);
+	if (!strcmp(what, "serve") || !strcmp(what, "share") || !strcmp(what, "web"))
+		return serve(what, argv[2], argv + 3, argc - 3);
 	if (!strcmp(what, "dial")) {
 		for (int n = argc > 4 ? atoi(argv[4]) : 1; n > 0; n--) err |= dial(&to, 0);
 		return err;
