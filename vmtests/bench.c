@@ -2,10 +2,12 @@
 /*
  * bench - both ends of the connections that scripts/bench times.
  *
- *   bench proxy [-c CPU] PORT...        asks SO_ORIGINAL_DST of every connection,
- *                                       and answers what its requests ask for
+ *   bench proxy [-c CPU] [-w N] PORT    asks SO_ORIGINAL_DST of every connection,
+ *                                       and answers what its requests ask for;
+ *                                       with -w in N processes
  *   bench client [OPTION]... IP PORT    times connections, prints a JSON object
- *   bench exec [-c CPU] N FILE          nanoseconds of a fork, exec and exit
+ *   bench exec [-c CPU] N               nanoseconds of a fork, exec and exit
+ *   bench fill MAP N                    puts N entries into a pinned map
  *
  * Options of client, N in milliseconds where not said otherwise:
  *   -o IP:PORT  the original destination that the proxy must be told; without
@@ -16,7 +18,8 @@
  *   -r N        round trips on one connection      -b N    bulk data on one
  *   -g N        getsockopt() of something else than SO_ORIGINAL_DST
  *   -n N        so many short connections, -m N so many round trips instead
- *   -l N        first opens N connections and keeps them
+ *   -l N        first opens N connections and keeps them, 10,000 of them to IP,
+ *               as many to the next address, and so on
  *   -S          with the kernel's accounting of BPF programs on
  *
  * A short connection is: socket, connect, 16 bytes there, 24 back, and close by
@@ -35,6 +38,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -45,7 +49,8 @@
 #define MAX_FDS (1 << 18)
 #define MAX_SAMPLES (1 << 20)
 #define BULK (256 << 10)
-#define WARM_UP 64 /* connections or round trips */
+#define PORTS 10000 /* of 28,232: the second half of them is slow to search */
+#define WARM_UP 64  /* connections or round trips */
 
 struct wish {
 	__be32 ip;
@@ -67,7 +72,7 @@ static struct {
 	struct wish original;
 	clockid_t proxy;
 	bool has_proxy;
-	int cpu, one, two, round, bulk, getsockopt, count, trips, live;
+	int cpu, one, two, round, bulk, getsockopt, count, trips, live, workers;
 } opt = { .cpu = -1 };
 
 static __u64 now_of(clockid_t clock)
@@ -123,7 +128,11 @@ static void raise_limit(void)
 {
 	struct rlimit limit = { MAX_FDS, MAX_FDS };
 
-	setrlimit(RLIMIT_NOFILE, &limit);
+	if (setrlimit(RLIMIT_NOFILE, &limit)) { /* CAP_SYS_RESOURCE */
+		getrlimit(RLIMIT_NOFILE, &limit);
+		limit.rlim_cur = limit.rlim_max;
+		setrlimit(RLIMIT_NOFILE, &limit);
+	}
 }
 
 /* The proxy. */
@@ -140,6 +149,7 @@ static int listen_on(const char *port)
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
 
 	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &(int){ 1 }, sizeof(int));
+	setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &(int){ 1 }, sizeof(int));
 	if (bind(fd, (struct sockaddr *)&name, sizeof(name)) || listen(fd, 4096))
 		die(port);
 	return fd;
@@ -151,12 +161,10 @@ static void take(int epoll, int listener)
 	socklen_t size = sizeof(original);
 	int fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK);
 
-	if (fd < 0)
+	if (fd < 0 && errno == EAGAIN)
 		return;
-	if (fd >= MAX_FDS) {
-		close(fd);
-		return;
-	}
+	if (fd < 0 || fd >= MAX_FDS)
+		die("accept");
 	memset(&conns[fd], 0, sizeof(conns[fd]));
 	if (!getsockopt(fd, SOL_IP, SO_ORIGINAL_DST, &original, &size)) {
 		conns[fd].seen.ip = original.sin_addr.s_addr;
@@ -193,17 +201,22 @@ static void answer(int fd)
 		close(fd);
 }
 
-static _Noreturn void proxy(char **ports, int count)
+/* Of several processes the kernel chooses one for each connection. */
+static _Noreturn void proxy(const char *port)
 {
 	struct epoll_event events[64];
-	int epoll = epoll_create1(0), first = 0, last = 0;
+	int listener = listen_on(port), epoll;
 
-	for (int i = 0; i < count; i++) {
-		last = listen_on(ports[i]);
-		first = first ? first : last;
-		epoll_ctl(epoll, EPOLL_CTL_ADD, last,
-			  &(struct epoll_event){ .events = EPOLLIN, .data.fd = last });
+	for (int worker = 1; worker < opt.workers; worker++) {
+		if (!fork()) {
+			prctl(PR_SET_PDEATHSIG, SIGKILL);
+			listener = listen_on(port);
+			break;
+		}
 	}
+	epoll = epoll_create1(0);
+	epoll_ctl(epoll, EPOLL_CTL_ADD, listener,
+		  &(struct epoll_event){ .events = EPOLLIN, .data.fd = listener });
 	puts("ready");
 	fflush(stdout);
 	for (;;) {
@@ -212,7 +225,7 @@ static _Noreturn void proxy(char **ports, int count)
 		for (int i = 0; i < ready; i++) {
 			int fd = events[i].data.fd;
 
-			if (fd >= first && fd <= last)
+			if (fd == listener)
 				take(epoll, fd);
 			else
 				answer(fd);
@@ -283,11 +296,15 @@ static void ask(int fd, __u64 bulk)
 	}
 }
 
+static void reset_at_close(int fd)
+{
+	setsockopt(fd, SOL_SOCKET, SO_LINGER, &(struct linger){ .l_onoff = 1 },
+		   sizeof(struct linger));
+}
+
 static void hang_up(int fd)
 {
-	struct linger reset = { .l_onoff = 1 };
-
-	setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
+	reset_at_close(fd);
 	close(fd);
 }
 
@@ -415,19 +432,54 @@ static void getsockopts(void)
 	printf(", \"getsockopt\": %.1f", quantile(50) / 10.0);
 }
 
-/* As many connections as asked for, or as there is room for. */
-static void keep_live(void)
+/* The connections from one to another, by a process that keeps them; how many. */
+static int live_process(int from, int until)
 {
-	int kept = 0, fd;
+	const struct sockaddr_in first = to;
+	int kept = 0, fd, pipes[2];
 
-	for (; kept < opt.live; kept++) {
+	if (pipe(pipes))
+		die("pipe");
+	fflush(stdout);
+	if (fork()) {
+		close(pipes[1]);
+		if (read(pipes[0], &kept, sizeof(kept)) != sizeof(kept))
+			exit(1); /* it has said why */
+		close(pipes[0]);
+		return kept;
+	}
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	for (int i = from; i < until; i++, kept++) {
+		to.sin_addr.s_addr = htonl(ntohl(first.sin_addr.s_addr) + i / PORTS);
+		if (opt.original.ip)
+			opt.original.ip = to.sin_addr.s_addr;
 		fd = socket(AF_INET, SOCK_STREAM, 0);
 		if (fd < 0 || connect(fd, (struct sockaddr *)&to, sizeof(to)))
 			break;
+		reset_at_close(fd);
 		ask(fd, 0);
 	}
+	if (write(pipes[1], &kept, sizeof(kept)) == sizeof(kept))
+		pause();
+	_exit(1);
+}
+
+/* As many connections as asked for, or as there is room for. */
+static void keep_live(void)
+{
+	struct rlimit limit;
+	int kept = 0, share, now_kept;
+
+	getrlimit(RLIMIT_NOFILE, &limit);
+	share = limit.rlim_cur - 16;
+	while (kept < opt.live) {
+		share = share < opt.live - kept ? share : opt.live - kept;
+		now_kept = live_process(kept, kept + share);
+		kept += now_kept;
+		if (now_kept < share)
+			break;
+	}
 	printf(", \"live\": %d", kept);
-	fflush(stdout);
 }
 
 static void account(void)
@@ -457,6 +509,8 @@ static int client(const char *ip, const char *port)
 	to = parse(ip, port);
 	samples = malloc(MAX_SAMPLES * sizeof(*samples));
 	memset(samples, 1, MAX_SAMPLES * sizeof(*samples)); /* no page faults later */
+	/* What stalls ends all. */
+	alarm(60 + (opt.one + opt.two + opt.round + opt.bulk) / 100 + opt.live / 1000);
 	printf("{ \"on_cpu\": %d", opt.cpu);
 	if (opt.live)
 		keep_live();
@@ -474,27 +528,66 @@ static int client(const char *ip, const char *port)
 	return 0;
 }
 
-static int execs(int times, char *file)
+static int execs(int times)
 {
-	char *args[] = { file, NULL }, *none[] = { NULL };
+	char *args[] = { "bench", "true", NULL }, *none[] = { NULL };
+	int status;
 	__u64 start;
 	pid_t pid;
-	int status;
 
 	samples = calloc(times, sizeof(*samples));
 	for (int i = 0; i < times; i++) {
 		start = now();
 		pid = fork();
 		if (!pid) {
-			execve(file, args, none);
+			execve("/proc/self/exe", args, none);
 			_exit(1);
 		}
 		if (waitpid(pid, &status, 0) != pid || status)
-			die(file);
+			die("exec");
 		sample(now() - start);
 	}
 	qsort(samples, sampled, sizeof(*samples), compare);
 	printf("{ \"exec\": %u }\n", quantile(50));
+	return 0;
+}
+
+/*
+ * Keys are numbers, or addresses from ::ffff:172.16.0.0 on, or these with 128
+ * bits in front, by their size; the values are 1 and zeros.
+ */
+static int fill(const char *path, __u32 entries)
+{
+	union bpf_attr attr = { .pathname = (__u64)path };
+	struct bpf_map_info info = {};
+	__u8 key[64] = {}, value[512] = { 1 };
+	int map = syscall(__NR_bpf, BPF_OBJ_GET, &attr, sizeof(attr));
+
+	memset(&attr, 0, sizeof(attr));
+	attr.info.bpf_fd = map;
+	attr.info.info_len = sizeof(info);
+	attr.info.info = (__u64)&info;
+	if (map < 0 || syscall(__NR_bpf, BPF_OBJ_GET_INFO_BY_FD, &attr, sizeof(attr)) ||
+	    info.key_size > sizeof(key) || info.value_size > sizeof(value))
+		die(path);
+	for (__u32 i = 0; i < entries; i++) {
+		__be32 ip = htonl(172U << 24 | 16 << 16 | i);
+		__u64 id = 1ULL << 40 | i;
+
+		if (info.key_size < 16) {
+			memcpy(key, &id, info.key_size);
+		} else {
+			*(__u32 *)key = info.key_size == 20 ? 128 : 0;
+			memset(key + info.key_size - 6, 0xff, 2);
+			memcpy(key + info.key_size - 4, &ip, sizeof(ip));
+		}
+		memset(&attr, 0, sizeof(attr));
+		attr.map_fd = map;
+		attr.key = (__u64)key;
+		attr.value = (__u64)value;
+		if (syscall(__NR_bpf, BPF_MAP_UPDATE_ELEM, &attr, sizeof(attr)))
+			die(path);
+	}
 	return 0;
 }
 
@@ -504,10 +597,12 @@ int main(int argc, char **argv)
 	pid_t pid;
 	int option;
 
+	if (!strcmp(what, "true"))
+		return 0;
 	signal(SIGPIPE, SIG_IGN);
 	raise_limit();
 	argv++, argc--;
-	while ((option = getopt(argc, argv, "o:p:c:1:2:r:b:g:n:m:l:S")) > 0) {
+	while ((option = getopt(argc, argv, "o:p:c:1:2:r:b:g:n:m:l:w:S")) > 0) {
 		int number = optarg ? atoi(optarg) : 0;
 
 		switch (option) {
@@ -545,6 +640,9 @@ int main(int argc, char **argv)
 		case 'l':
 			opt.live = number;
 			break;
+		case 'w':
+			opt.workers = number;
+			break;
 		case 'S':
 			account();
 			break;
@@ -554,12 +652,14 @@ int main(int argc, char **argv)
 	}
 	settle(opt.cpu);
 	argv += optind, argc -= optind;
-	if (!strcmp(what, "proxy") && argc)
-		proxy(argv, argc);
+	if (!strcmp(what, "proxy") && argc == 1)
+		proxy(argv[0]);
 	if (!strcmp(what, "client") && argc == 2)
 		return client(argv[0], argv[1]);
-	if (!strcmp(what, "exec") && argc == 2)
-		return execs(atoi(argv[0]), argv[1]);
+	if (!strcmp(what, "exec") && argc == 1)
+		return execs(atoi(argv[0]));
+	if (!strcmp(what, "fill") && argc == 2)
+		return fill(argv[0], atoi(argv[1]));
 	fputs("bench: see the top of vmtests/bench.c\n", stderr);
 	return 2;
 }
