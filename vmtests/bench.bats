@@ -5,12 +5,22 @@
 
 load helpers.bash
 
+ours() { # netns and cgroups of any bench
+	ip netns list | awk '{ print $1 }' | grep -e '-bench-' | sort
+	ls -d "$(cgroup2_mount)"/or*-bench 2>/dev/null || :
+}
+
 setup_file() {
 	export OUT=$BATS_FILE_TMPDIR
+	ours >"$OUT/before"
 	ROUNDS=1 MS=20 "$ROOT/scripts/bench" >"$OUT/said" 2>"$OUT/errors" 3>&- || {
 		cat "$OUT/errors" >&2
 		return 1
 	}
+}
+
+teardown() {
+	node_down # of the last test
 }
 
 @test "every row has every figure, and all but the floors a ratio" {
@@ -42,8 +52,7 @@ node-direct node-idle node-mode node-unloaded unloaded"
 }
 
 @test "it leaves nothing" {
-	is "$(ip netns list | grep -e '-bench-')" ""
-	is "$(ls -d "$(cgroup2_mount)"/or*-bench 2>/dev/null)" ""
+	is "$(ours)" "$(cat "$OUT/before")"
 }
 
 @test "a proxy that is told a wrong original destination, or none, or one too many, is an error" {
@@ -66,5 +75,4 @@ node-direct node-idle node-mode node-unloaded unloaded"
 	has "told 10.77.2.2:80 "
 	run -1 dial -o 10.77.2.3:80 10.77.2.2 80
 	run -1 dial 10.77.2.2 80
-	node_down
 }
