@@ -330,10 +330,10 @@ static __u32 short_connections(int ms, int count)
 	__u64 end = now() + ms * 1000000ULL;
 	__u32 done = 0;
 
-	while (count ? done < (__u32)count : now() < end) {
+	do {
 		one_short(true);
 		done++;
-	}
+	} while (count ? done < (__u32)count : now() < end);
 	return done;
 }
 
@@ -389,11 +389,11 @@ static void round_trips(void)
 	for (int i = 0; i < WARM_UP && !opt.trips; i++) ask(fd, 0);
 	sampled = 0;
 	end = now() + opt.round * 1000000ULL;
-	for (int done = 0; opt.trips ? done < opt.trips : now() < end; done++) {
+	do {
 		start = now();
 		ask(fd, 0);
 		sample(now() - start);
-	}
+	} while (opt.trips ? sampled < (__u32)opt.trips : now() < end);
 	hang_up(fd);
 	qsort(samples, sampled, sizeof(*samples), compare);
 	printf(", \"latency\": %u", quantile(50));
@@ -408,10 +408,10 @@ static void bulk_data(void)
 	ask(fd, 16 * BULK); /* until the windows have opened */
 	end = now() + opt.bulk * 1000000ULL;
 	cpu = cpu_time();
-	while (now() < end) {
+	do {
 		ask(fd, 16 * BULK);
 		bytes += 16 * BULK;
-	}
+	} while (now() < end);
 	printf(", \"throughput\": %.0f", bytes * 1e9 / (cpu_time() - cpu));
 	hang_up(fd);
 }
@@ -422,12 +422,12 @@ static void getsockopts(void)
 	__u64 end = now() + opt.getsockopt * 1000000ULL, start;
 
 	sampled = 0;
-	while (now() < end) {
+	do {
 		start = now();
 		for (int i = 0; i < times; i++)
 			getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &(socklen_t){ sizeof(type) });
 		sample((now() - start) * 10 / times); /* tenths */
-	}
+	} while (now() < end);
 	close(fd);
 	qsort(samples, sampled, sizeof(*samples), compare);
 	printf(", \"getsockopt\": %.1f", quantile(50) / 10.0);
