@@ -34,14 +34,14 @@ SHELL_FILES := $(shell grep -lE '^.!/bin/(ba)?sh' scripts/* vmtests/* .ci/* 2>/d
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help all tools demo test vmtest lint fmt clean compile_commands.json setup-%
+.PHONY: help all tools demo test vmtest bench bench-scale lint fmt clean compile_commands.json setup-%
 
 all: $(B)/onramp.bpf.o $(B)/onramp ## build the object and the loader
 
 tools: $(TOOLS) ## what the suites need besides
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z_.]+:.*## / { printf "  make %-24s%s\n", $$1, $$2 }' \
+	@awk -F ':.*## ' '/^[a-z_.-]+:.*## / { printf "  make %-24s%s\n", $$1, $$2 }' \
 		$(MAKEFILE_LIST)
 	@echo '  V=1 shows every command'
 
@@ -95,6 +95,12 @@ test: setup-build-demo-test-vm all tools ## every suite, here and on the matrix
 
 vmtest: setup-build-demo-test-vm all tools ## every suite, in VMs; KERNEL=6.1: one
 	$(Q)scripts/vm-matrix $(KERNEL)
+
+bench: setup-build-bench all tools ## what a connection costs: build/bench.*
+	$(Q)scripts/bench
+
+bench-scale: setup-build-bench all tools ## many pods, rules, connections; memory
+	$(Q)scripts/bench-scale
 
 lint: setup-lint setup-build ## clang-format, cppcheck, shellcheck
 	$(call say,LINT,C)

@@ -56,8 +56,16 @@ container_up() { # POD CONTAINER COMMAND...
 	mkdir -p "$bundle" "$WORK/rootfs"
 	CONTAINER_ROOT=$WORK/rootfs container_config "$1" "${cgroup#"$(cgroup2_mount)"}" "${@:3}" \
 		>"$bundle/config.json"
-	runc run --detach --bundle "$bundle" "$id" </dev/null >"$bundle/out" 2>&1 3>&- ||
-		{ cat "$bundle/out" >&2; return 1; }
+	runc run --detach --pid-file "$bundle/pid" --bundle "$bundle" "$id" \
+		</dev/null >"$bundle/out" 2>&1 3>&- || { cat "$bundle/out" >&2; return 1; }
+	retry 100 container_runs "$(cat "$bundle/pid")"
+}
+
+# Whether runc's own process has made room for the command; or it has ended.
+container_runs() { # PID
+	local name=
+	read -r name 2>/dev/null <"/proc/$1/comm" || :
+	[[ $name != runc* ]]
 }
 
 container_down() { # POD CONTAINER

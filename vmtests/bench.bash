@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+# shellcheck shell=bash
+# What scripts/bench and bench-scale share: proxies, clients, and what is loaded.
+# Sets traps: the node goes with the shell.
+
+die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
+
+[ "$(id -u)" = 0 ] || die "not root, so no BPF: run sudo make bench"
+# shellcheck source=vmtests/helpers.bash
+. "${BASH_SOURCE[0]%/*}/helpers.bash"
+
+CPU=${CPU:-$(($(nproc) - 1))} OUT=${OUT:-$ROOT/build} BENCH=$ROOT/build/bench
+mkdir -p "$OUT"
+trap node_down EXIT
+trap 'exit 130' INT TERM
+
+# A container's cgroup is as deep as a kubelet makes it.
+cgroup_of() { # NETNS
+	if [ "$1" = node ]; then echo node; else echo "kubepods/burstable/pod-$1/app"; fi
+}
+
+declare -A proxies
+# A proxy in ztunnel's cgroup and a pod's netns: its pid is in proxies.
+proxy_up() { # NETNS [OPTION]... PORT
+	local netns=$1 cgroup=ztunnel/$1
+	shift
+	mkdir -p "$CG/$cgroup"
+	: >"$WORK/proxy-$netns"
+	# Braces: bash would tell of their end on our standard error.
+	{ run_in "$cgroup" "$netns" "$BENCH" proxy -c "$CPU" "$@" >"$WORK/proxy-$netns"; } \
+		2>"$WORK/proxy-$netns.err" 3>&- &
+	retry 100 grep -q ready "$WORK/proxy-$netns"
+	read -r "proxies[$netns]" <"$CG/$cgroup/cgroup.procs"
+}
+
+client() { # NETNS PROXY OPTION... IP PORT
+	local netns=$1 proxy=$2
+	shift 2
+	run_in "$(cgroup_of "$netns")" "$netns" "$BENCH" client -c "$CPU" -p "${proxies[$proxy]}" "$@"
+}
+
+machine() {
+	printf '%s, %d CPUs' "$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)" "$(nproc)"
+}
+
+# What is loaded now. Unloaded is unloaded: no program stays attached elsewhere,
+# for the kernel then asks at every connect() whether there is one.
+loaded=none
+state() { # none|in-pod|node|node-t
+	[ "$1" != "$loaded" ] || return 0
+	[ "$loaded" = none ] || onramp unload
+	case $1 in
+	in-pod) "$ONRAMP" load -z 127.0.0.1 -t "$CG/ztunnel" -p "$PIN" -c "$CG" \
+		-n "/run/netns/$RUN-node" ;;
+	node) reload -e 10.77.1.0/24 ;;
+	node-t) reload -e 10.77.1.0/24 -t "$CG/ztunnel" ;;
+	esac
+	loaded=$1
+}
+
+# All of onramp's: what one object loads has one BTF.
+ours() { # prog|map
+	"$BPFTOOL" -j "$1" show | jq --argjson map \
+		"$("$BPFTOOL" -j map show pinned "$PIN/maps/settings")" 'map(select(.btf_id == $map.btf_id))'
+}
+
+# On a terminal a line that is written over, and empty at the end.
+say_progress() { # TEXT
+	if [ -t 2 ]; then printf '\r\e[K%s' "$*" >&2; elif [ -n "$*" ]; then printf '%s\n' "$*" >&2; fi
+}
+
