@@ -102,18 +102,18 @@ static void write_maps(void)
 {
 	atexit(undo);
 	while (done < wanted) {
-		struct change *change = &changes[done++];
-		bool same = change > changes && change->map == change[-1].map;
-		int fd = change->fd = same ? change[-1].fd : bpf_obj_get(pin("maps/", change->map));
+		struct change *c = &changes[done++];
+		bool same = c > changes && c->map == c[-1].map;
+		int fd = c->fd = same ? c[-1].fd : bpf_obj_get(pin("maps/", c->map));
 		struct prefix key = {}, *at = NULL;
-		bool found = !bpf_map_lookup_elem(fd, &change->key, &change->before);
+		bool found = fd >= 0 && !bpf_map_lookup_elem(fd, &c->key, &c->before);
 
 		/* A look-up is content with a wider prefix: seek this very one. */
 		for (; found && !bpf_map_get_next_key(fd, at, &key); at = &key)
-			change->existed |= !memcmp(&key, &change->key, sizeof(key));
-		need(!(change->remove ? bpf_map_delete_elem(fd, &change->key) :
-					bpf_map_update_elem(fd, &change->key, &change->value, 0)),
-		     "%s: cannot change %s: %m", change->text, change->map);
+			c->existed |= !memcmp(&key, &c->key, sizeof(key));
+		need(fd >= 0 && !(c->remove ? bpf_map_delete_elem(fd, &c->key) :
+					      bpf_map_update_elem(fd, &c->key, &c->value, 0)),
+		     "%s: cannot change %s: %m", c->text, c->map);
 	}
 }
 
