@@ -211,7 +211,7 @@ int main(int argc, char **argv)
 	while (optind < argc) add_rule(argv[optind++], command);
 	libbpf_set_print(arg['v'] ? print : NULL);
 	LIBBPF_OPTS(bpf_object_open_opts, opts, .kernel_log_level = 4 * !!arg['v']); /* figures */
-	skel = onramp__open_opts(&opts);
+	need((skel = onramp__open_opts(&opts)), "cannot open the BPF object: %m");
 	need((loaded = !stat(arg['p'], &st) && st.st_mode == (S_IFDIR | 01700)) || command == LOAD,
 	     "%s: no onramp here: load it, or give -p", arg['p']);
 	inode(loaded ? arg['p'] : NULL, BPF_FS_MAGIC, "bpffs path"); /* 1700 marks ours */
