@@ -4,8 +4,8 @@
 # it on entry to the N-th call of a name, or lets that call fail. Then the node
 # is as before or as after, and the next load or unload makes it whole.
 #
-# Each test tries some of its command's calls, evenly spread, the last one among
-# them. ONRAMP_TEST_DEATHS: how many, or all.
+# Each test tries some of its command's calls, evenly spread. ONRAMP_TEST_DEATHS:
+# how many, or all; each fails once then for each of the errors.
 
 load helpers.bash
 
@@ -16,7 +16,7 @@ NOT_OURS='brk|arch_prctl|mprotect'
 
 setup_file() {
 	# An emulated machine takes seconds for a load.
-	DEATHS=${ONRAMP_TEST_DEATHS:-${ONRAMP_TEST_VM:+2}}
+	DEATHS=${ONRAMP_TEST_DEATHS:-${ONRAMP_TEST_VM:+1}}
 	export DEATHS=${DEATHS:-8}
 	node_up death
 	ztunnel_up
@@ -24,11 +24,13 @@ setup_file() {
 	pod_up server 10.77.2.2
 	serve server 0.0.0.0 80
 	setup
-	for state in before after; do
-		"$state"
-		pins >"$WORK/$state-pins"
-		rules >"$WORK/$state-rules"
-		settings >"$WORK/$state-settings"
+	for command in before after unload; do
+		INJECT=(strace -qq -o "$WORK/$command-trace")
+		"$command"
+		[ "$command" != unload ] || break
+		pins >"$WORK/$command-pins"
+		rules >"$WORK/$command-rules"
+		settings >"$WORK/$command-settings"
 	done
 	echo "# $DEATHS calls of each command" >&3
 }
@@ -54,6 +56,8 @@ unload() { "${INJECT[@]}" "$ONRAMP" unload -p "$PIN"; }
 # What each of them begins with.
 clean() { [ ! -e "$PIN" ] || onramp unload; }
 fresh() {
+	if pins | cmp -s - "$WORK/before-pins" && rules | cmp -s - "$WORK/before-rules" &&
+		settings | cmp -s - "$WORK/before-settings"; then return; fi
 	before
 	[[ $(cat "$PIN/rules") != *10.77.4.0* ]] || onramp forget 10.77.4.0/24
 }
@@ -62,18 +66,16 @@ fresh() {
 # reads is one: the kernel's BTF comes in 1,300 pieces. A program's load is two,
 # for libbpf tries again.
 calls_of() { # COMMAND [EXCEPT]
-	INJECT=(strace -qq -o "$WORK/trace")
-	"$1"
-	INJECT=()
 	awk -F '(' -v except="^(exec|exit${2:+|$2})" '/^[a-z0-9_]+\(/ {
 			n[$1]++
 			if ($1 !~ except && ($1 != "read" || last != "read"))
 				print $1, n[$1] (/PROG_LOAD/ ? ".." n[$1] + 1 : "")
 			last = $1
-		}' "$WORK/trace" |
+		}' "$WORK/$1-trace" |
 		awk -v most="$DEATHS" '{ line[NR] = $0 } END {
 			if (most == "all" || most > NR) most = NR
-			for (i = 1; i <= most; i++) print line[int(i * NR / most)]
+			# The last third of a load attaches: one alone falls before its end.
+			for (i = 1; i <= most; i++) print line[int((i - 0.03) * NR / most) + 1]
 		}' >"$WORK/calls"
 }
 
@@ -168,98 +170,7 @@ nothing() {
 	! captured $V6 || wrong "IPv6 is captured"
 }
 
-@test "load dies on a clean node: captured only when all is in place; load or unload repairs" {
-	clean
-	calls_of before
-	seen=
-	while read -r name number; do
-		clean
-		dies "$name" "$number" before
-		sane
-		[ "$(pins)" != "$seen" ] || continue
-		seen=$(pins) states=$((states + 1))
-		before || wrong "load"
-		whole before
-		unload
-		nothing
-		dies "$name" "$number" before
-		is "$(pins)" "$seen"
-		clean
-		nothing
-	done <"$WORK/calls"
-	echo "# $tried deaths, $states states" >&3
-}
-
-# In the background, all the while: a connection every so often, a line for each.
-dial_on() {
-	while sleep 0.1; do echo; done |
-		pod client "$TCP" steps $V4 80 >"$WORK/dialled" 3>&- &
-}
-
-dialled_all() { # and none came out at the server, or without the way to it
-	kill "$(cat "$CG/client/cgroup.procs")"
-	wait || :
-	run grep -v "local=$ZTUNNEL_POD_IP:15001 .*orig4=10.77.2.2:80 " "$WORK/dialled"
-	is "$output" ""
-	echo "# $(wc -l <"$WORK/dialled") connections meanwhile" >&3
-}
-
-# What a killed upgrade may leave: nothing lost, nothing strange, all captured.
-between() {
-	run comm -23 "$WORK/before-pins" <(pins)
-	is "$output" "" || wrong "lost"
-	run comm -13 "$WORK/after-pins" <(pins | grep -v links/new)
-	is "$output" "" || wrong "strange"
-	rules | cmp -s - "$WORK/before-rules" || is "$(rules)" "$(cat "$WORK/after-rules")" ||
-		wrong "rules"
-	settings | cmp -s - "$WORK/before-settings" ||
-		is "$(settings)" "$(cat "$WORK/after-settings")" || wrong "settings"
-	both_captured
-}
-
-@test "an upgrade dies: captured all the while; load repairs" {
-	clean
-	before
-	calls_of after
-	fresh
-	dial_on
-	untouched=$(state)
-	while read -r name number; do
-		dies "$name" "$number" after
-		between
-		[ "$(state)" != "$untouched" ] || continue
-		states=$((states + 1))
-		after || wrong "load"
-		whole after
-		fresh
-		whole before
-		untouched=$(state)
-	done <"$WORK/calls"
-	dialled_all
-	unload
-	nothing
-	echo "# $tried deaths, $states of them half-way" >&3
-}
-
-@test "unload dies: load or unload repairs" {
-	fresh
-	calls_of unload
-	seen=
-	while read -r name number; do
-		before
-		dies "$name" "$number" unload
-		sane
-		[ "$(pins)" != "$seen" ] || continue
-		seen=$(pins) states=$((states + 1))
-		before || wrong "load"
-		whole before
-		dies "$name" "$number" unload
-		is "$(pins)" "$seen"
-		clean
-		nothing
-	done <"$WORK/calls"
-	echo "# $tried deaths, $states states" >&3
-}
+# The order saves loads: each test leaves what the next one begins with.
 
 one_line() {
 	is "$status" 1 || wrong "status $status: $output"
@@ -271,7 +182,6 @@ one_line() {
 # Lets each call fail: the command fails and changes nothing, or can do without.
 each_fails() { # BEGINNING COMMAND END
 	local errors name number error failures=0
-	"$1"
 	calls_of "$2" "$NOT_OURS"
 	"$1"
 	state >"$WORK/state"
@@ -300,6 +210,44 @@ each_fails() { # BEGINNING COMMAND END
 	nothing
 }
 
+repaired() { # by load and by unload in turn
+	if [ $((states % 2)) = 1 ]; then
+		before || wrong "load"
+		whole before
+	else
+		clean
+		nothing
+	fi
+}
+
+@test "load dies on a clean node: captured only when all is in place; load or unload repairs" {
+	calls_of before
+	seen=
+	while read -r name number; do
+		clean
+		dies "$name" "$number" before
+		sane
+		[ "$(pins)" != "$seen" ] || continue
+		seen=$(pins) states=$((states + 1))
+		repaired
+	done <"$WORK/calls"
+	echo "# $tried deaths, $states states" >&3
+}
+
+# In the background, all the while: a connection every so often, a line for each.
+dial_on() {
+	while sleep 0.1; do echo; done |
+		pod client "$TCP" steps $V4 80 >"$WORK/dialled" 3>&- &
+}
+
+dialled_all() { # and none came out at the server, or without the way to it
+	kill "$(cat "$CG/client/cgroup.procs")"
+	wait || :
+	run grep -v "local=$ZTUNNEL_POD_IP:15001 .*orig4=10.77.2.2:80 " "$WORK/dialled"
+	is "$output" ""
+	echo "# $(wc -l <"$WORK/dialled") connections meanwhile" >&3
+}
+
 @test "a call of an upgrade fails: said so, and all is as before; or it can do without" {
 	fresh
 	dial_on
@@ -307,11 +255,55 @@ each_fails() { # BEGINNING COMMAND END
 	dialled_all
 }
 
-@test "a call of unload fails: said so, and the next unload finishes" {
-	fresh
-	calls_of unload "$NOT_OURS"
+@test "unload dies: load or unload repairs" {
+	calls_of unload
+	seen=
 	while read -r name number; do
 		fresh
+		dies "$name" "$number" unload
+		sane
+		[ "$(pins)" != "$seen" ] || continue
+		seen=$(pins) states=$((states + 1))
+		repaired
+	done <"$WORK/calls"
+	echo "# $tried deaths, $states states" >&3
+}
+
+# What a killed upgrade may leave: nothing lost, nothing strange, all captured.
+between() {
+	run comm -23 "$WORK/before-pins" <(pins)
+	is "$output" "" || wrong "lost"
+	run comm -13 "$WORK/after-pins" <(pins | grep -v links/new)
+	is "$output" "" || wrong "strange"
+	rules | cmp -s - "$WORK/before-rules" || is "$(rules)" "$(cat "$WORK/after-rules")" ||
+		wrong "rules"
+	settings | cmp -s - "$WORK/before-settings" ||
+		is "$(settings)" "$(cat "$WORK/after-settings")" || wrong "settings"
+	both_captured
+}
+
+@test "an upgrade dies: captured all the while; load repairs" {
+	calls_of after
+	fresh
+	dial_on
+	while read -r name number; do
+		fresh
+		untouched=$(state)
+		dies "$name" "$number" after
+		between
+		[ "$(state)" != "$untouched" ] || continue
+		states=$((states + 1))
+		after || wrong "load"
+		whole after
+	done <"$WORK/calls"
+	dialled_all
+	echo "# $tried deaths, $states of them half-way" >&3
+}
+
+@test "a call of unload fails: said so, and the next unload finishes" {
+	calls_of unload "$NOT_OURS"
+	while read -r name number; do
+		[ -e "$PIN" ] || before
 		with "$name" "$number" "error=${ERRORS[tried % ${#ERRORS[@]}]}" unload
 		[ "$status" = 0 ] || { one_line; clean; }
 		nothing
