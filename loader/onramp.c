@@ -191,8 +191,8 @@ int main(int argc, char **argv)
 	enum { FORGET, ENROLL, EXCLUDE, LOAD, UNLOAD, NONE } command = 0; /* as enum rule */
 	const char *commands[] = { "forget", "enroll", "exclude", "load", "unload" };
 	const char rules[] = "-exb", *rule; /* by enum rule */
-	struct stat st;
-	int option, loaded;
+	struct stat d;
+	int option, here;
 
 	while (command < NONE && (argc < 2 || strcmp(argv[1], commands[command]))) command++;
 	if (command == NONE && argc > 1 && strstr(argv[1], "help"))
@@ -212,9 +212,9 @@ int main(int argc, char **argv)
 	libbpf_set_print(arg['v'] ? print : NULL);
 	LIBBPF_OPTS(bpf_object_open_opts, opts, .kernel_log_level = 4 * !!arg['v']); /* figures */
 	need((skel = onramp__open_opts(&opts)), "cannot open the BPF object: %m");
-	need((loaded = !stat(arg['p'], &st) && st.st_mode == (S_IFDIR | 01700)) || command == LOAD,
-	     "%s: no onramp here: load it, or give -p", arg['p']);
-	inode(loaded ? arg['p'] : NULL, BPF_FS_MAGIC, "bpffs path"); /* 1700 marks ours */
-	command == LOAD ? load(loaded) : command == UNLOAD ? unload() : write_maps();
+	here = !stat(arg['p'], &d) && d.st_mode == 041700 && inode(arg['p'], BPF_FS_MAGIC, "bpffs");
+	here |= !access(pin("maps/", "settings"), F_OK); /* where somebody changed that mode */
+	need(here || command == LOAD, "%s: no onramp here: load it, or give -p", arg['p']);
+	command == LOAD ? load(here) : command == UNLOAD ? unload() : write_maps();
 	_exit(0); /* without undoing */
 }
