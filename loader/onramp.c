@@ -136,7 +136,7 @@ static void attach(struct bpf_program *program) /* in the place of its predecess
 	if (!bpf_program__autoload(program))
 		return (void)unlink(change->text);
 	bpf_obj_get_info_by_fd(change->old_link, &info, &(__u32){ sizeof(info) });
-	if (!tracing && info.cgroup.cgroup_id == inode(cgroup, CGROUP2_SUPER_MAGIC, "")) {
+	if (!tracing && info.cgroup.cgroup_id == inode(cgroup, CGROUP2_SUPER_MAGIC, "cgroup2")) {
 		change->old_program = bpf_prog_get_fd_by_id(info.prog_id);
 		err = bpf_link_update(change->old_link, bpf_program__fd(program), NULL);
 	} else {

@@ -175,7 +175,7 @@ nothing() {
 one_line() {
 	is "$status" 1 || wrong "status $status: $output"
 	is "${#lines[@]}" 1 || wrong "lines: $output"
-	[[ $output == "onramp: "* ]] || wrong "not ours: $output"
+	[[ $output == "onramp: "*[^ ] ]] || wrong "not ours, or not all: $output"
 	[ ${#output} -le 160 ] || wrong "long: $output"
 }
 
