@@ -17,11 +17,10 @@
 #define CAPABILITIES "CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN; before 5.11 CAP_SYS_RESOURCE"
 /* Something to change, and what was there before: an entry of a map, or a program's pin. */
 static struct change {
-	const char *text, *map;
+	const char *text, *map;	     /* of a program: its pin, and NULL */
 	struct prefix key;	     /* of a rule; all zero for settings */
 	__u32 value[16], before[16]; /* an enum rule, or all of struct settings */
 	bool remove, existed;
-	const char *pin;
 	int fd, old_link, old_program; /* negative, or 0: none */
 } * changes;
 static int wanted, done;					/* how many; rules come first */
@@ -94,8 +93,8 @@ static void undo(void)
 			bpf_map_delete_elem(change->fd, &change->key);
 		else if (change->old_program > 0)
 			bpf_link_update(change->old_link, change->old_program, NULL);
-		else if (unlink(change->pin), change->old_link >= 0)
-			bpf_obj_pin(change->old_link, change->pin);
+		else if (unlink(change->text), change->old_link >= 0)
+			bpf_obj_pin(change->old_link, change->text);
 	}
 }
 
@@ -103,18 +102,18 @@ static void write_maps(void)
 {
 	atexit(undo);
 	while (done < wanted) {
-		struct change *change = &changes[done++];
-		bool same = change > changes && change->map == change[-1].map;
-		int fd = change->fd = same ? change[-1].fd : bpf_obj_get(pin("maps/", change->map));
+		struct change *c = &changes[done++];
+		bool same = c > changes && c->map == c[-1].map;
+		int fd = c->fd = same ? c[-1].fd : bpf_obj_get(pin("maps/", c->map));
 		struct prefix key = {}, *at = NULL;
-		bool found = !bpf_map_lookup_elem(fd, &change->key, &change->before);
+		bool found = fd >= 0 && !bpf_map_lookup_elem(fd, &c->key, &c->before);
 
 		/* A look-up is content with a wider prefix: seek this very one. */
 		for (; found && !bpf_map_get_next_key(fd, at, &key); at = &key)
-			change->existed |= !memcmp(&key, &change->key, sizeof(key));
-		need(!(change->remove ? bpf_map_delete_elem(fd, &change->key) :
-					bpf_map_update_elem(fd, &change->key, &change->value, 0)),
-		     "%s: cannot change %s: %m", change->text, change->map);
+			c->existed |= !memcmp(&key, &c->key, sizeof(key));
+		need(fd >= 0 && !(c->remove ? bpf_map_delete_elem(fd, &c->key) :
+					      bpf_map_update_elem(fd, &c->key, &c->value, 0)),
+		     "%s: cannot change %s: %m", c->text, c->map);
 	}
 }
 
@@ -132,12 +131,12 @@ static void attach(struct bpf_program *program) /* in the place of its predecess
 	struct bpf_link *link;
 	int err;
 
-	change->pin = pin(map || program == skel->progs.metrics ? "" : "links/", name);
-	change->old_link = bpf_obj_get(change->pin);
+	change->text = pin(map || program == skel->progs.metrics ? "" : "links/", name);
+	change->old_link = bpf_obj_get(change->text);
 	if (!bpf_program__autoload(program))
-		return (void)unlink(change->pin);
+		return (void)unlink(change->text);
 	bpf_obj_get_info_by_fd(change->old_link, &info, &(__u32){ sizeof(info) });
-	if (!tracing && info.cgroup.cgroup_id == inode(cgroup, CGROUP2_SUPER_MAGIC, "")) {
+	if (!tracing && info.cgroup.cgroup_id == inode(cgroup, CGROUP2_SUPER_MAGIC, "cgroup2")) {
 		change->old_program = bpf_prog_get_fd_by_id(info.prog_id);
 		err = bpf_link_update(change->old_link, bpf_program__fd(program), NULL);
 	} else {
@@ -145,7 +144,7 @@ static void attach(struct bpf_program *program) /* in the place of its predecess
 		link = map     ? bpf_program__attach_iter(program, &opts) :
 		       tracing ? bpf_program__attach(program) :
 				 bpf_program__attach_cgroup(program, open(cgroup, O_RDONLY));
-		err = !link || bpf_link__pin(link, new) || rename(new, change->pin);
+		err = !link || bpf_link__pin(link, new) || rename(new, change->text);
 	}
 	need(!err, "%s: cannot attach to %s: %m: see bpftool cgroup tree", name, cgroup);
 }
@@ -154,7 +153,6 @@ static void load(bool loaded)
 {
 	const char *hybrid = "/sys/fs/cgroup/unified"; /* with v1 at the usual place */
 	struct settings new = { .outbound_port = 15001, .inbound_port = 15006, .dns_port = 15053 };
-	struct bpf_program *p;
 
 	need(arg['z'] || (arg['z'] = getenv("ZTUNNEL_IP")), "no ztunnel: give -z or ZTUNNEL_IP");
 	for (char *ip, *list = strdup(arg['z']); (ip = strsep(&list, ","));) {
@@ -173,18 +171,18 @@ static void load(bool loaded)
 	changes[wanted] = (struct change){ .text = "-z", .map = "settings" };
 	memcpy(changes[wanted++].value, &new, sizeof(new));
 	inode("/sys/kernel/btf", SYSFS_MAGIC, "kernel with BTF");
-	need(loaded || !(mkdir(arg['p'], 0700) || atexit(unload)), "%s: %m: give -p", arg['p']);
+	need(loaded || !(mkdir(arg['p'], 01700) || atexit(unload)), "%s: %m: give -p", arg['p']);
 	inode(arg['p'], BPF_FS_MAGIC, "path in a bpffs (mount -t bpf)");
 	for (struct bpf_map *map = NULL; (map = bpf_object__next_map(skel->obj, map));)
 		if (!strchr(bpf_map__name(map), '.')) /* constants stay with the programs */
 			bpf_map__set_pin_path(map, pin("maps/", bpf_map__name(map)));
-	bpf_object__for_each_program(p, skel->obj) /* those of DNS capture only for it */
+	for (struct bpf_program *p = NULL; (p = bpf_object__next_program(skel->obj, p));)
 		bpf_program__set_autoload(p, arg['d'] || !strstr(bpf_program__name(p), "msg"));
 	need(!bpf_object__load(skel->obj), "cannot load: %m: %s",
 	     errno == EPERM ? "give " CAPABILITIES : "see -v");
 	write_maps();
-	bpf_object__for_each_program(p, skel->obj) /* connect last: see the Makefile */
-		attach(p);
+	for (struct bpf_program *p = NULL; (p = bpf_object__next_program(skel->obj, p));)
+		attach(p); /* connect last: see the Makefile */
 	need(!read(open(pin("links/", "iter_task"), O_RDONLY), &new, 1), "iter_task: %m");
 }
 
@@ -193,7 +191,8 @@ int main(int argc, char **argv)
 	enum { FORGET, ENROLL, EXCLUDE, LOAD, UNLOAD, NONE } command = 0; /* as enum rule */
 	const char *commands[] = { "forget", "enroll", "exclude", "load", "unload" };
 	const char rules[] = "-exb", *rule; /* by enum rule */
-	int option, loaded;
+	struct stat d;
+	int option, here;
 
 	while (command < NONE && (argc < 2 || strcmp(argv[1], commands[command]))) command++;
 	if (command == NONE && argc > 1 && strstr(argv[1], "help"))
@@ -212,9 +211,10 @@ int main(int argc, char **argv)
 	while (optind < argc) add_rule(argv[optind++], command);
 	libbpf_set_print(arg['v'] ? print : NULL);
 	LIBBPF_OPTS(bpf_object_open_opts, opts, .kernel_log_level = 4 * !!arg['v']); /* figures */
-	skel = onramp__open_opts(&opts);
-	need((loaded = !access(pin("maps/", "settings"), F_OK)) || command == LOAD,
-	     "%s: no onramp here: load it, or give -p", arg['p']);
-	command == LOAD ? load(loaded) : command == UNLOAD ? unload() : write_maps();
+	need((skel = onramp__open_opts(&opts)), "cannot open the BPF object: %m");
+	here = !stat(arg['p'], &d) && d.st_mode == 041700 && inode(arg['p'], BPF_FS_MAGIC, "bpffs");
+	here |= !access(pin("maps/", "settings"), F_OK); /* where somebody changed that mode */
+	need(here || command == LOAD, "%s: no onramp here: load it, or give -p", arg['p']);
+	command == LOAD ? load(here) : command == UNLOAD ? unload() : write_maps();
 	_exit(0); /* without undoing */
 }
