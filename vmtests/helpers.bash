@@ -5,6 +5,9 @@
 # taken down by node_down; names that outlive a suite tell which one leaked.
 
 bats_require_minimum_version 1.5.0 2>/dev/null || : # not under bats: the demo
+# BATS notes where it is before each command: in an emulated machine that takes
+# longer than most commands. There, only in the tests' own lines.
+[ -z "${ONRAMP_TEST_VM-}" ] || set +T
 
 ROOT=$(cd "${BASH_SOURCE[0]%/*}/.." && pwd)
 ONRAMP=$ROOT/build/onramp
