@@ -126,25 +126,25 @@ static void attach(struct bpf_program *program) /* in the place of its predecess
 	struct bpf_map *map = pods ? skel->maps.pod_ips : rules ? skel->maps.rules_turns : NULL;
 	union bpf_iter_link_info iter = { .map.map_fd = map ? bpf_map__fd(map) : 0 };
 	LIBBPF_OPTS(bpf_iter_attach_opts, opts, .link_info = &iter, .link_info_len = sizeof(iter));
-	struct change *change = &changes[done++];
+	struct change *c = &changes[done++];
 	struct bpf_link_info info = {};
 	struct bpf_link *link;
 	int err;
 
-	change->text = pin(map || program == skel->progs.metrics ? "" : "links/", name);
-	change->old_link = bpf_obj_get(change->text);
+	c->text = pin(map || program == skel->progs.metrics ? "" : "links/", name);
+	c->old_link = bpf_obj_get(c->text);
 	if (!bpf_program__autoload(program))
-		return (void)unlink(change->text);
-	bpf_obj_get_info_by_fd(change->old_link, &info, &(__u32){ sizeof(info) });
+		return (void)unlink(c->text);
+	bpf_obj_get_info_by_fd(c->old_link, &info, &(__u32){ sizeof(info) });
 	if (!tracing && info.cgroup.cgroup_id == inode(cgroup, CGROUP2_SUPER_MAGIC, "cgroup2")) {
-		change->old_program = bpf_prog_get_fd_by_id(info.prog_id);
-		err = bpf_link_update(change->old_link, bpf_program__fd(program), NULL);
+		c->old_program = bpf_prog_get_fd_by_id(info.prog_id);
+		err = bpf_link_update(c->old_link, bpf_program__fd(program), NULL);
 	} else {
 		unlink(new); /* of a loader that was killed */
 		link = map     ? bpf_program__attach_iter(program, &opts) :
 		       tracing ? bpf_program__attach(program) :
 				 bpf_program__attach_cgroup(program, open(cgroup, O_RDONLY));
-		err = !link || bpf_link__pin(link, new) || rename(new, change->text);
+		err = !link || bpf_link__pin(link, new) || (rename(new, c->text) && !unlink(new));
 	}
 	need(!err, "%s: cannot attach to %s: %m: see bpftool cgroup tree", name, cgroup);
 }

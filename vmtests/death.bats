@@ -112,8 +112,10 @@ raw() { # MAP
 }
 
 links() {
-	find "$PIN/links" "$PIN"/[mpr]*s -type f | sort | sed 's/^/link show pinned /' |
-		"$BPFTOOL" -j batch file - | grep -oE '"(id|prog_id)":[0-9]*'
+	local pin
+	for pin in "$PIN"/links/* "$PIN"/{metrics,pods,rules}; do
+		echo "$pin $("$BPFTOOL" -j link show pinned "$pin" | grep -oE '"(id|prog_id)":[0-9]*')"
+	done
 }
 
 state() {
