@@ -25,8 +25,10 @@ setup_file() {
 	serve server 0.0.0.0 80
 	setup
 	for command in before after unload; do
+		[ "$command" != unload ] || { clean; before; } # as each death of it begins
 		INJECT=(strace -qq -o "$WORK/$command-trace")
 		"$command"
+		INJECT=()
 		[ "$command" != unload ] || break
 		pins >"$WORK/$command-pins"
 		rules >"$WORK/$command-rules"
