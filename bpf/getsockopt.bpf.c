@@ -6,8 +6,7 @@
  * Everything else keeps the kernel's own answer. Every getsockopt() below the
  * cgroup pays for the look: where ztunnel's cgroup is known, attach it there.
  */
-#include "maps.h"
-#include "addr.h"
+#include "destinations.h"
 
 #define SOL_IP 0
 #define SOL_IPV6 41
@@ -33,13 +32,17 @@ int getsockopt(struct bpf_sockopt *ctx)
 	/* Read here: further down clang would make it arithmetic on ctx. */
 	void *optval = ctx->optval, *end = ctx->optval_end;
 	bool v4 = ctx->level == SOL_IP;
-	struct endpoint *asked;
+	const struct endpoint *asked = NULL;
+	struct bpf_sock *sk = ctx->sk;
 
 	if (ctx->optname != SO_ORIGINAL_DST || (!v4 && ctx->level != SOL_IPV6))
 		return keep_kernels_answer(ctx);
-	if (!ctx->sk)
+	if (!sk)
 		return keep_kernels_answer(ctx);
-	asked = bpf_sk_storage_get(&original_dst, ctx->sk, NULL, 0);
+	if (v4) /* of a dual-stack socket as well */
+		asked = ip_to_destination(ctx, sk->src_ip4);
+	if (!asked)
+		asked = bpf_sk_storage_get(&original_dst, sk, NULL, 0);
 	if (!asked || addr_is_v4(&asked->ip) != v4)
 		return keep_kernels_answer(ctx);
 

@@ -94,6 +94,22 @@ struct {
 } original_dst SEC(".maps") __weak;
 
 /*
+ * Number -> struct destination, see destinations.h. Written by connect, read by
+ * getsockopt and getpeername; nothing is ever taken out, for a connection may
+ * carry the number. Full: the original destination is handed over by sockops
+ * instead, and stat destinations_full counts.
+ */
+#define DESTINATIONS 65536
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, DESTINATIONS);
+	__type(key, __u32);
+	__type(value, struct destination);
+} destinations SEC(".maps") __weak;
+
+/*
  * struct handover_key -> struct endpoint: from the client's socket to the
  * proxy's, for as long as the handshake takes. Written by sockops as the SYN
  * leaves; removed when the proxy's socket has it, or the client's has closed.

@@ -122,6 +122,12 @@ struct listener {
 
 enum listener_kind { LISTENS_ALL_V4 = 1, LISTENS_LOCAL_V4 = 2, LISTENS_V6 = 4 };
 
+/* destinations: number -> an original destination, dialled in a netns. */
+struct destination {
+	struct endpoint asked;
+	__u64 netns; /* as in netns_info */
+};
+
 /* Storage of a redirected client's socket. */
 struct dialled {
 	struct endpoint asked;	      /* what connect() was called with */
@@ -131,25 +137,26 @@ struct dialled {
 
 /* stats: CPU number modulo STATS_CPUS -> counters. */
 enum counter {
-	STAT_OUTBOUND,	     /* redirected: pod to ztunnel's outbound port */
-	STAT_DNS,	     /* redirected: pod to ztunnel's DNS port */
-	STAT_INBOUND,	     /* redirected: node program to the inbound port */
-	STAT_QUERY,	     /* DNS queries by UDP to ztunnel's DNS port */
-	STAT_QUERY_REFUSED,  /* the same, without a ztunnel address */
-	STAT_REFUSED,	     /* no ztunnel address for the family */
-	STAT_NO_ZTUNNEL,     /* passed: verdict 1 */
-	STAT_ZTUNNEL,	     /* passed: verdict 2 */
-	STAT_LOCAL,	     /* passed: verdict 3, not a remote address */
-	STAT_BYPASSED,	     /* passed: verdict 3, bypass_rules */
-	STAT_NOT_ENROLLED,   /* passed: verdict 8, a pod */
-	STAT_NODE,	     /* passed: verdict 8, a node program */
-	STAT_CACHE_MISS,     /* connects that had to read the netns' devices */
-	STAT_DOUBT,	     /* netns with more devices or addresses than read */
-	STAT_CGROUPS_FULL,   /* cgroup_info_map had no room */
-	STAT_PODS_FULL,	     /* pod_ips had no room */
-	STAT_HANDOVERS_FULL, /* handovers had no room: proxy gets ENOENT */
-	STAT_HANDED_OVER,    /* original destinations that reached the proxy */
-	STAT_NO_HANDOVER,    /* proxy accepted what onramp did not redirect */
+	STAT_OUTBOUND,		/* redirected: pod to ztunnel's outbound port */
+	STAT_DNS,		/* redirected: pod to ztunnel's DNS port */
+	STAT_INBOUND,		/* redirected: node program to the inbound port */
+	STAT_QUERY,		/* DNS queries by UDP to ztunnel's DNS port */
+	STAT_QUERY_REFUSED,	/* the same, without a ztunnel address */
+	STAT_REFUSED,		/* no ztunnel address for the family */
+	STAT_NO_ZTUNNEL,	/* passed: verdict 1 */
+	STAT_ZTUNNEL,		/* passed: verdict 2 */
+	STAT_LOCAL,		/* passed: verdict 3, not a remote address */
+	STAT_BYPASSED,		/* passed: verdict 3, bypass_rules */
+	STAT_NOT_ENROLLED,	/* passed: verdict 8, a pod */
+	STAT_NODE,		/* passed: verdict 8, a node program */
+	STAT_CACHE_MISS,	/* connects that had to read the netns' devices */
+	STAT_DOUBT,		/* netns with more devices or addresses than read */
+	STAT_CGROUPS_FULL,	/* cgroup_info_map had no room */
+	STAT_PODS_FULL,		/* pod_ips had no room */
+	STAT_HANDOVERS_FULL,	/* handovers had no room: proxy gets ENOENT */
+	STAT_DESTINATIONS_FULL, /* destinations had no room: handed over instead */
+	STAT_HANDED_OVER,	/* original destinations that reached the proxy */
+	STAT_NO_HANDOVER,	/* proxy accepted what onramp did not redirect */
 	STATS,
 };
 
@@ -169,6 +176,7 @@ _Static_assert(sizeof(struct pod) == 24, "struct pod has no holes");
 _Static_assert(sizeof(struct handover_key) == 32, "handover_key has no holes");
 _Static_assert(sizeof(struct listeners) == 16, "struct listeners has no holes");
 _Static_assert(sizeof(struct listener) == 16, "struct listener has no holes");
+_Static_assert(sizeof(struct destination) == 32, "destination has no holes");
 _Static_assert(sizeof(struct dialled) == 80, "struct dialled has no holes");
 _Static_assert(sizeof(struct stats) % 64 == 0, "one CPU's lines are its own");
 

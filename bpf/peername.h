@@ -3,8 +3,7 @@
 #ifndef ONRAMP_PEERNAME_H
 #define ONRAMP_PEERNAME_H
 
-#include "maps.h"
-#include "addr.h"
+#include "destinations.h"
 
 /*
  * Whom the socket dialled, or NULL: it was not redirected, or its peer (seen,
@@ -13,8 +12,12 @@
 static __always_inline const struct endpoint *dialled_peer(struct bpf_sock_addr *ctx,
 							   const union addr *seen)
 {
-	const struct dialled *dialled = bpf_sk_storage_get(&dialled_sockets, ctx->sk, NULL, 0);
+	const struct settings *cfg = current_settings();
+	const struct dialled *dialled;
 
+	if (addr_is_numbered(seen) && cfg && bpf_ntohs(ctx->user_port) == cfg->outbound_port)
+		return ip_to_destination(ctx, seen->word[3]);
+	dialled = bpf_sk_storage_get(&dialled_sockets, ctx->sk, NULL, 0);
 	if (!dialled || dialled->given.port != bpf_ntohs(ctx->user_port))
 		return NULL;
 	/* Within loopback an answer may come from the pod's own address. */

@@ -14,7 +14,7 @@
  *
  * Every other event returns at once, and no event is per packet.
  */
-#include "addr.h"
+#include "destinations.h"
 #include "pods.h"
 
 #define TCP_CLOSE 7
@@ -80,6 +80,10 @@ static __always_inline void take_over(struct bpf_sock_ops *ctx, struct bpf_sock 
 	    ctx->local_port != cfg->dns_port)
 		return;
 	own = addr_of(fields->family, fields->local_ip4, fields->local_ip6);
+	if (addr_is_v4(&own) && ip_to_destination(ctx, own.word[3])) {
+		count(STAT_HANDED_OVER); /* by its address */
+		return;
+	}
 	key.client = addr_of(fields->family, fields->remote_ip4, fields->remote_ip6);
 	key.netns = netns_of(ctx, &own);
 	key.client_port = bpf_ntohl(ctx->remote_port);

@@ -6,6 +6,7 @@
 #ifndef ONRAMP_VERDICT_H
 #define ONRAMP_VERDICT_H
 
+#include "destinations.h"
 #include "enrolment.h"
 #include "pods.h"
 
@@ -126,15 +127,13 @@ WALK __u32 ztunnel_listener_kinds(struct bpf_sock_addr *ctx, __u64 netns)
  * In-pod mode: whether ztunnel listens in the socket's netns, and in *via where
  * a connection to `to` goes; zero: nowhere, not for its family.
  *
- * All of 127/8 leads to a listener on the wildcard address, so each connection
- * gets one of four million: with one for all, or one for each destination, the
- * client's ports would soon be used up. IPv6 has but ::1.
+ * All of 127/8 leads to a listener on the wildcard address: to it goes the number
+ * of the destination. IPv6 has but ::1.
  */
 static __always_inline bool ztunnel_is_in_pod(struct bpf_sock_addr *ctx, const struct settings *cfg,
 					      __u64 netns, const struct endpoint *to,
 					      union addr *via)
 {
-	__u32 lot = bpf_get_prandom_u32() >> 10;
 	__u32 kinds = ztunnel_listener_kinds(ctx, netns);
 
 	if (!addr_is_loopback(&cfg->ztunnel[V4]))
@@ -144,7 +143,8 @@ static __always_inline bool ztunnel_is_in_pod(struct bpf_sock_addr *ctx, const s
 	if (!addr_is_v4(&to->ip))
 		*via = kinds & LISTENS_V6 ? cfg->ztunnel[V6] : (union addr){};
 	else if (kinds & LISTENS_ALL_V4)
-		*via = addr_from_v4(bpf_htonl((127 << 24) + (1 << 16) + lot));
+		*via = addr_from_v4(bpf_htonl(
+			destination_to_ip(to->ip.half[0], to->ip.half[1], to->port, netns)));
 	else
 		*via = kinds & LISTENS_LOCAL_V4 ? cfg->ztunnel[V4] : (union addr){};
 	return kinds != 0;
@@ -320,7 +320,7 @@ static __always_inline int redirect(struct bpf_sock_addr *ctx, const struct endp
 		count(counter == STAT_REFUSED ? STAT_QUERY_REFUSED : STAT_QUERY);
 	if (counter == STAT_REFUSED)
 		return REFUSE;
-	if (!given->port) {
+	if (!given->port || addr_is_numbered(&given->ip)) {
 		/* The socket may have been redirected in an earlier life. */
 		if (tcp && before)
 			bpf_sk_storage_delete(&dialled_sockets, ctx->sk);

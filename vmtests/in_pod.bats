@@ -103,8 +103,33 @@ dial($family)"
 
 @test "connections are spread over 127/8, also those to one destination" {
 	run -0 pod client "$TCP" dial 10.77.2.2 80 20
-	is "$(grep -o ' local=[^ ]*' <<<"$output" | sort -u | wc -l)" 20
-	is "$(grep -c ' orig4=10.77.2.2:80 ' <<<"$output")" 20
+	[ "$(grep -o ' local=[^ ]*' <<<"$output" | sort -u | wc -l)" -gt 9 ] # of 128
+	is "$(grep -c ' local=\[::ffff:127\.[12].* orig4=10.77.2.2:80 ' <<<"$output")" 20
+}
+
+@test "a number is one pod's: dialled by another, it stands for nothing" {
+	run -0 pod client "$TCP" dial 10.77.2.2 80
+	local number=${output#* local=\[::ffff:}
+	number=${number%%\]*}
+	listen_in other :: 15001
+	run -0 pod client "$TCP" dial "$number" 15001
+	has "dialled=10.77.2.2:80 " " orig4=10.77.2.2:80 "
+	run -0 pod other "$TCP" dial "$number" 15001
+	has "dialled=$number:15001 " " orig4=ENOENT "
+	leave other
+}
+
+@test "no number is left: handed over instead; those that have one keep it" {
+	run -0 pod client "$TCP" dial 10.77.2.2 80
+	"$ROOT/build/bpfcall" fill "$PIN/maps/destinations" 0 >"$WORK/filled"
+	run -0 pod client "$TCP" dial 10.77.2.2 80
+	captured 10.77.2.2:80
+	is "$(metric 'map_full_total{map="destinations"}')" 0
+	run -0 pod client "$TCP" dial 10.77.2.2 81 3
+	is "$(grep -cE ' local=\[::ffff:127\.(6[4-9]|[7-9].|1[0-2].)\..* orig4=10.77.2.2:81 ' <<<"$output")" 3
+	is "$(grep -c '^dialled=10.77.2.2:81 ' <<<"$output")" 3
+	is "$(metric 'map_full_total{map="destinations"}')" 3
+	"$ROOT/build/bpfcall" drain "$PIN/maps/destinations"
 }
 
 @test "a listener on 127.0.0.1 alone is found as well" {
