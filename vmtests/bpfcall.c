@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/bpf.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,7 +35,8 @@ static int fill(int map, __u32 value_of_all, int command)
 		.info = { .bpf_fd = map, .info_len = sizeof(info), .info = (__u64)&info }
 	};
 	char key[64] = "", value[256] = "";
-	__u32 n = 0, bits;
+	__u32 n = 0, done = 0, bits;
+	bool again;
 
 	if (bpf(BPF_OBJ_GET_INFO_BY_FD, &attr))
 		return 1;
@@ -48,8 +50,10 @@ static int fill(int map, __u32 value_of_all, int command)
 	do {
 		n++;
 		memcpy(key + info.key_size - sizeof(n), &n, sizeof(n));
-	} while (n < 1 << 20 && !bpf(command, &attr)); /* an LRU would never be full */
-	printf("%u %s\n", n - 1, strerrorname_np(errno));
+		again = !bpf(command, &attr);
+		done += again;
+	} while (n < 1 << 20 && (again || errno == EEXIST)); /* an LRU would never be full */
+	printf("%u %s\n", done, strerrorname_np(errno));
 	return 0;
 }
 

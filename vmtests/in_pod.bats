@@ -107,6 +107,23 @@ dial($family)"
 	is "$(grep -c ' local=\[::ffff:127\.[12].* orig4=10.77.2.2:80 ' <<<"$output")" 20
 }
 
+@test "more connections to one destination than the pod has ports" {
+	local range=/proc/sys/net/ipv4/ip_local_port_range
+	run_in client client sh -c "echo 40000 40049 >$range"
+	run -0 pod client "$TCP" flood 300 10.77.2.2 80 </dev/null
+	is "$output" "300 begun"
+	# Where ztunnel listens on one address alone, there is the wall.
+	run_in other other sh -c "echo 40000 40049 >$range"
+	listen_in other 127.0.0.1 15001
+	run -0 pod other "$TCP" flood 300 10.77.2.2 80 </dev/null
+	never_began 250
+	leave other
+	is "$output" "50 begun"
+	for pod in client other; do
+		run_in $pod $pod sh -c "echo 32768 60999 >$range"
+	done
+}
+
 @test "a number is one pod's: dialled by another, it stands for nothing" {
 	run -0 pod client "$TCP" dial 10.77.2.2 80
 	local number=${output#* local=\[::ffff:}
