@@ -57,7 +57,7 @@ static __always_inline bool pod_read(const struct pod *pod, const union addr *ip
 {
 	__u64 netns = pod->netns;
 
-	netns_read((struct net *)pod->net, info);
+	netns_read_ips((struct net *)pod->net, info);
 	return info->netns == netns && addr_equal(&info->ip[addr_family(ip)], ip);
 }
 

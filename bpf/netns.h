@@ -208,15 +208,11 @@ static __always_inline bool netns_has(struct net *net, const union addr *ip)
 	return netns_census((__u64)net, ip->half[0], ip->half[1]) & NETNS_SOUGHT;
 }
 
-/*
- * Fills info from the netns' devices. flags keeps NETNS_INITIAL, for devices
- * do not show it.
- */
-static __always_inline void netns_read(struct net *net, struct netns_info *info)
+/* Fills info from the netns' devices, but for what netns_census() says. */
+static __always_inline void netns_read_ips(struct net *net, struct netns_info *info)
 {
 	__be32 ipv4;
 
-	info->flags &= NETNS_INITIAL;
 	info->pad = 0;
 	info->netns = netns_id(net, &info->flags);
 	info->inum = BPF_CORE_READ(net, ns.inum);
@@ -226,6 +222,13 @@ static __always_inline void netns_read(struct net *net, struct netns_info *info)
 	ipv4 = netns_pod_ip((__u64)net, V4);
 	info->ip[V4] = ipv4 ? addr_from_v4(ipv4) : (union addr){};
 	ipv6_read(netns_pod_ip((__u64)net, V6), &info->ip[V6]);
+}
+
+/* All of it. flags keeps NETNS_INITIAL, for devices do not show it. */
+static __always_inline void netns_read(struct net *net, struct netns_info *info)
+{
+	info->flags &= NETNS_INITIAL;
+	netns_read_ips(net, info);
 	info->flags |= netns_census((__u64)net, 0, 0) & ~NETNS_SOUGHT;
 }
 
