@@ -7,8 +7,9 @@
  *
  * A number stands for one destination in one netns for as long as the map lives,
  * so that no connection can find another's, nor a pod learn whom its neighbours
- * dial. When none is left, a new destination is handed over as in node mode: that
- * costs time only.
+ * dial (before 5.12: the pod before it whose struct net it got). When the places
+ * for a new destination are taken, it is handed over as in node mode: that costs
+ * time only.
  */
 #ifndef ONRAMP_DESTINATIONS_H
 #define ONRAMP_DESTINATIONS_H

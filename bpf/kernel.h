@@ -234,9 +234,9 @@ static __always_inline void netns_generation(struct net *net, __u32 gen[3])
 }
 
 /*
- * The kernel's socket behind a sock_addr or sockops context. The verifier
+ * The kernel's socket behind a sock_addr, sockops or sockopt context. The verifier
  * forbids arithmetic on ctx->sk, so that its fields are out of reach there;
- * both kernel contexts begin with the socket, so read it as a number.
+ * all these begin with the socket, so read it as a number.
  */
 static __always_inline struct sock *kernel_socket(const void *ctx)
 {

@@ -125,8 +125,8 @@ struct {
 } handovers SEC(".maps") __weak;
 
 /*
- * netns -> struct listeners, where ztunnel's cgroup is known. Written by
- * sockops as ztunnel's sockets begin and cease to listen, read by connect.
+ * struct listeners_key -> struct listeners, in in-pod mode. Written by sockops
+ * as ztunnel's sockets begin and cease to listen, read by connect.
  * Full: connect() looks for the listener itself, as for those that are older
  * than the load.
  */
@@ -134,7 +134,7 @@ struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 32768);
-	__type(key, __u64);
+	__type(key, struct listeners_key);
 	__type(value, struct listeners);
 } ztunnel_listeners SEC(".maps") __weak;
 

@@ -178,8 +178,13 @@ WALK __u64 ipv6_census(__u64 dev, __u64 sought0, __u64 sought1)
 	return pos ? census + CENSUS_DOUBT : census;
 }
 
-/* The netns_flags that the devices call for; NETNS_SOUGHT: the sought address is there. */
-#define NETNS_SOUGHT (1 << 31)
+/*
+ * The netns_flags that the devices call for, and what a census says besides: the
+ * sought address is there; there is any that others could dial.
+ */
+#define NETNS_SOUGHT (1U << 31)
+#define NETNS_HAS_V4 (1U << 30)
+#define NETNS_HAS_V6 (1U << 29)
 
 WALK __u32 netns_census(__u64 net, __u64 sought0, __u64 sought1)
 {
@@ -195,10 +200,10 @@ WALK __u32 netns_census(__u64 net, __u64 sought0, __u64 sought1)
 	flags = census / CENSUS_SOUGHT & 0xffff ? NETNS_SOUGHT : 0;
 	if (pos || census / CENSUS_DOUBT)
 		return flags | NETNS_MORE_V4 | NETNS_MORE_V6 | NETNS_DOUBT;
-	if ((census / CENSUS_V4 & 0xffff) > 1)
-		flags |= NETNS_MORE_V4;
-	if ((census / CENSUS_V6 & 0xffff) > 1)
-		flags |= NETNS_MORE_V6;
+	if (census / CENSUS_V4 & 0xffff)
+		flags |= (census / CENSUS_V4 & 0xffff) > 1 ? NETNS_MORE_V4 : NETNS_HAS_V4;
+	if (census / CENSUS_V6 & 0xffff)
+		flags |= (census / CENSUS_V6 & 0xffff) > 1 ? NETNS_MORE_V6 : NETNS_HAS_V6;
 	return flags;
 }
 
@@ -227,9 +232,16 @@ static __always_inline void netns_read_ips(struct net *net, struct netns_info *i
 /* All of it. flags keeps NETNS_INITIAL, for devices do not show it. */
 static __always_inline void netns_read(struct net *net, struct netns_info *info)
 {
+	__u32 census = netns_census((__u64)net, 0, 0);
+
 	info->flags &= NETNS_INITIAL;
 	netns_read_ips(net, info);
-	info->flags |= netns_census((__u64)net, 0, 0) & ~NETNS_SOUGHT;
+	/* One that is not the pod's address, but advertised or of a narrower scope. */
+	if (addr_is_zero(&info->ip[V4]) && census & NETNS_HAS_V4)
+		info->flags |= NETNS_MORE_V4;
+	if (addr_is_zero(&info->ip[V6]) && census & NETNS_HAS_V6)
+		info->flags |= NETNS_MORE_V6;
+	info->flags |= census & (NETNS_MORE_V4 | NETNS_MORE_V6 | NETNS_DOUBT);
 }
 
 /* Whether info, if of this net, is what netns_read() would fill in again. */

@@ -103,19 +103,24 @@ struct handover_key {
 };
 
 /*
- * ztunnel_listeners: netns, as in netns_info -> how many sockets of ztunnel's
- * listen there on the outbound port. None: no such entry, or all zero.
+ * ztunnel_listeners: how many sockets of a ztunnel's listen on the outbound port
+ * in a netns. None: no such entry, or all zero.
  */
+struct listeners_key {
+	__u64 netns;   /* as in netns_info */
+	__u64 ztunnel; /* id of its cgroup: another one is another ztunnel */
+};
+
 struct listeners {
 	__s32 all_v4;	/* on all IPv4 addresses: of 127/8 each will do */
-	__s32 local_v4; /* on 127.0.0.1 */
+	__s32 local_v4; /* on one of 127/8 */
 	__s32 v6;	/* on ::1, or on all */
 	__u32 pad;
 };
 
 /* Storage of such a socket: what it was counted as. */
 struct listener {
-	__u64 netns;
+	struct listeners_key key;
 	__u32 kinds; /* bits of enum listener_kind */
 	__u32 pad;
 };
@@ -154,10 +159,10 @@ enum counter {
 	STAT_CGROUPS_FULL,	/* cgroup_info_map had no room */
 	STAT_PODS_FULL,		/* pod_ips had no room */
 	STAT_HANDOVERS_FULL,	/* handovers had no room: proxy gets ENOENT */
-	STAT_DESTINATIONS_FULL, /* destinations had no room: handed over instead */
 	STAT_HANDED_OVER,	/* original destinations that reached the proxy */
 	STAT_NO_HANDOVER,	/* proxy accepted what onramp did not redirect */
-	STATS,
+	STAT_DESTINATIONS_FULL, /* destinations had no room: handed over instead */
+	STATS,			/* new ones go just above: the map outlives upgrades */
 };
 
 #define STATS_CPUS 128
@@ -175,7 +180,7 @@ _Static_assert(sizeof(struct cgroup_info) == 104, "cgroup_info has no holes");
 _Static_assert(sizeof(struct pod) == 24, "struct pod has no holes");
 _Static_assert(sizeof(struct handover_key) == 32, "handover_key has no holes");
 _Static_assert(sizeof(struct listeners) == 16, "struct listeners has no holes");
-_Static_assert(sizeof(struct listener) == 16, "struct listener has no holes");
+_Static_assert(sizeof(struct listener) == 24, "struct listener has no holes");
 _Static_assert(sizeof(struct destination) == 32, "destination has no holes");
 _Static_assert(sizeof(struct dialled) == 80, "struct dialled has no holes");
 _Static_assert(sizeof(struct stats) % 64 == 0, "one CPU's lines are its own");

@@ -49,7 +49,8 @@ WALK int pod_take(__u64 ip0, __u64 ip1, __u64 netns, __u64 net)
 	return false;
 }
 
-WALK int pod_release(__u64 ip0, __u64 ip1, __u64 netns)
+/* Takes one home from the pod, and with its last one the pod, unless it is kept. */
+WALK int pod_release(__u64 ip0, __u64 ip1, __u64 netns, bool keep)
 {
 	union addr ip = { .half = { ip0, ip1 } };
 	struct pod *pod = bpf_map_lookup_elem(&pod_ips, &ip);
@@ -57,18 +58,18 @@ WALK int pod_release(__u64 ip0, __u64 ip1, __u64 netns)
 	if (!pod || pod->netns != netns)
 		return 0;
 	__sync_fetch_and_add(&pod->cgroups, -1);
-	if ((__s32)pod->cgroups <= 0)
+	if ((__s32)pod->cgroups <= 0 && !keep)
 		bpf_map_delete_elem(&pod_ips, &ip);
 	return 0;
 }
 
 /* For both addresses of a home; those not held are zero. */
-static __always_inline void home_release(__u64 home, const union addr ip[FAMILIES])
+static __always_inline void home_release(__u64 home, const union addr ip[FAMILIES], bool keep)
 {
 	if (!addr_is_zero(&ip[V4]))
-		pod_release(ip[V4].half[0], ip[V4].half[1], home);
+		pod_release(ip[V4].half[0], ip[V4].half[1], home, keep);
 	if (!addr_is_zero(&ip[V6]))
-		pod_release(ip[V6].half[0], ip[V6].half[1], home);
+		pod_release(ip[V6].half[0], ip[V6].half[1], home, keep);
 }
 
 static __always_inline bool home_takes(const union addr *ip, __u64 netns, struct net *net)
@@ -101,7 +102,7 @@ WALK int cgroup_forget(__u64 id)
 	home_ip[V4] = entry->home_ip[V4];
 	home_ip[V6] = entry->home_ip[V6];
 	if (!bpf_map_delete_elem(&cgroup_info_map, &id) && home)
-		home_release(home, home_ip);
+		home_release(home, home_ip, false);
 	return 0;
 }
 
@@ -124,7 +125,8 @@ WALK int is_below_other_home(__u64 cgroup_number, __u64 netns)
 	struct cgroup *cgroup = (void *)cgroup_number;
 	int level = BPF_CORE_READ(cgroup, level);
 
-	for (int i = 0; i < MAX_CGROUP_LEVELS && i < level; i++) {
+	/* Not the root: node programs in it visit pods, and on a hybrid node all are. */
+	for (int i = 1; i < MAX_CGROUP_LEVELS && i < level; i++) {
 		__u64 id = cgroup_ancestor_id(cgroup, i);
 		struct cgroup_info *above = bpf_map_lookup_elem(&cgroup_info_map, &id);
 
@@ -186,9 +188,9 @@ WALK int remember(__u64 cgroup_number, __u64 net_number, __u64 task_number)
 	err = bpf_map_update_elem(&cgroup_info_map, &id, &entry, BPF_NOEXIST);
 	if (!err)
 		return 0;
-	if (err == -EEXIST) /* another CPU was first: its entry does the counting */
-		home_release(entry.home, entry.home_ip);
-	else /* full: the pod stays known, until another takes its address */
+	/* Another CPU was first: its entry does the counting. Full: the pod stays known. */
+	home_release(entry.home, entry.home_ip, err != -EEXIST);
+	if (err != -EEXIST)
 		count(STAT_CGROUPS_FULL);
 	return 0;
 }

@@ -15,6 +15,7 @@
  * Every other event returns at once, and no event is per packet.
  */
 #include "destinations.h"
+#include "enrolment.h"
 #include "pods.h"
 
 #define TCP_CLOSE 7
@@ -129,7 +130,7 @@ static __always_inline __u32 listener_kinds(struct bpf_sock_ops *ctx)
 
 static __always_inline void count_listener(const struct listener *listener, int by)
 {
-	struct listeners *here = bpf_map_lookup_elem(&ztunnel_listeners, &listener->netns);
+	struct listeners *here = bpf_map_lookup_elem(&ztunnel_listeners, &listener->key);
 
 	if (!here)
 		return;
@@ -141,7 +142,7 @@ static __always_inline void count_listener(const struct listener *listener, int 
 		__sync_fetch_and_add(&here->v6, by);
 	/* Should another begin just now: connect() looks for what has no entry. */
 	if (!(here->all_v4 | here->local_v4 | here->v6))
-		bpf_map_delete_elem(&ztunnel_listeners, &listener->netns);
+		bpf_map_delete_elem(&ztunnel_listeners, &listener->key);
 }
 
 static __always_inline void listener_opens(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
@@ -152,12 +153,16 @@ static __always_inline void listener_opens(struct bpf_sock_ops *ctx, struct bpf_
 	struct listener listener = {};
 	__u32 flags = 0;
 
-	if (!cfg || !cfg->ztunnel_cgroup || ctx->local_port != cfg->outbound_port ||
+	if (!cfg || !in_pod_mode(cfg) || ctx->local_port != cfg->outbound_port ||
 	    !cgroup_is_within((__u64)socket_cgroup(kernel_sk), cfg->ztunnel_cgroup))
 		return;
-	listener.netns = netns_id(BPF_CORE_READ(kernel_sk, __sk_common.skc_net.net), &flags);
+	/* By our program on another cgroup, while `load` moves there. */
+	if (bpf_sk_storage_get(&listener_sockets, sk, NULL, 0))
+		return;
+	listener.key.netns = netns_id(BPF_CORE_READ(kernel_sk, __sk_common.skc_net.net), &flags);
+	listener.key.ztunnel = cfg->ztunnel_cgroup;
 	listener.kinds = listener_kinds(ctx);
-	bpf_map_update_elem(&ztunnel_listeners, &listener.netns, &none, BPF_NOEXIST);
+	bpf_map_update_elem(&ztunnel_listeners, &listener.key, &none, BPF_NOEXIST);
 	if (!bpf_sk_storage_get(&listener_sockets, sk, &listener, BPF_SK_STORAGE_GET_F_CREATE))
 		return;
 	count_listener(&listener, 1);
@@ -168,8 +173,10 @@ static __always_inline void listener_closes(struct bpf_sock *sk)
 {
 	struct listener *listener = bpf_sk_storage_get(&listener_sockets, sk, NULL, 0);
 
-	if (listener)
-		count_listener(listener, -1);
+	if (!listener)
+		return;
+	count_listener(listener, -1);
+	bpf_sk_storage_delete(&listener_sockets, sk); /* it may listen again */
 }
 
 SEC("sockops")

@@ -95,23 +95,26 @@ WALK int ztunnel_listens(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1, __u32 
 /*
  * ztunnel's listeners in the netns of the context's socket, as bits of enum
  * listener_kind: those that sockops has seen begin, which no other socket can
- * hide. Where it has seen none there may be some that are older than the load.
+ * hide. Where it has seen none of those wanted, some may be older than the load.
  */
-WALK __u32 ztunnel_listener_kinds(struct bpf_sock_addr *ctx, __u64 netns)
+WALK __u32 ztunnel_listener_kinds(struct bpf_sock_addr *ctx, __u64 netns, __u32 wanted)
 {
-	struct listeners *here = bpf_map_lookup_elem(&ztunnel_listeners, &netns);
 	const struct settings *cfg = current_settings();
+	struct listeners_key key = { .netns = netns };
+	struct listeners *here;
 	__u64 v4 = bpf_cpu_to_be64(0xffff7f000001ULL), v6 = bpf_cpu_to_be64(1), any_v4;
 	__u32 kinds = 0;
 
 	if (!cfg)
 		return 0;
+	key.ztunnel = cfg->ztunnel_cgroup;
+	here = bpf_map_lookup_elem(&ztunnel_listeners, &key);
 	if (here) {
 		kinds |= here->all_v4 > 0 ? LISTENS_ALL_V4 : 0;
 		kinds |= here->local_v4 > 0 ? LISTENS_LOCAL_V4 : 0;
 		kinds |= here->v6 > 0 ? LISTENS_V6 : 0;
 	}
-	if (kinds)
+	if (kinds & wanted)
 		return kinds;
 	any_v4 = v4 + bpf_cpu_to_be64(1 << 16); /* 127.1.0.1 */
 	if (ztunnel_listens(ctx, 0, any_v4, cfg->outbound_port, cfg->ztunnel_cgroup))
@@ -128,25 +131,29 @@ WALK __u32 ztunnel_listener_kinds(struct bpf_sock_addr *ctx, __u64 netns)
  * a connection to `to` goes; zero: nowhere, not for its family.
  *
  * All of 127/8 leads to a listener on the wildcard address: to it goes the number
- * of the destination. IPv6 has but ::1.
+ * of the destination, but for DNS, whose datagrams must be answered from the one
+ * address. IPv6 has but ::1.
  */
 static __always_inline bool ztunnel_is_in_pod(struct bpf_sock_addr *ctx, const struct settings *cfg,
 					      __u64 netns, const struct endpoint *to,
-					      union addr *via)
+					      union addr *via, bool dns)
 {
-	__u32 kinds = ztunnel_listener_kinds(ctx, netns);
+	bool v4 = addr_is_v4(&to->ip);
+	__u32 kinds = ztunnel_listener_kinds(ctx, netns,
+					     v4 ? LISTENS_ALL_V4 | LISTENS_LOCAL_V4 : LISTENS_V6);
 
 	if (!addr_is_loopback(&cfg->ztunnel[V4]))
 		kinds &= ~(LISTENS_ALL_V4 | LISTENS_LOCAL_V4);
 	if (!addr_is_loopback(&cfg->ztunnel[V6]))
 		kinds &= ~LISTENS_V6;
-	if (!addr_is_v4(&to->ip))
+	if (!v4)
 		*via = kinds & LISTENS_V6 ? cfg->ztunnel[V6] : (union addr){};
-	else if (kinds & LISTENS_ALL_V4)
+	else if (kinds & LISTENS_ALL_V4 && !dns)
 		*via = addr_from_v4(bpf_htonl(
 			destination_to_ip(to->ip.half[0], to->ip.half[1], to->port, netns)));
 	else
-		*via = kinds & LISTENS_LOCAL_V4 ? cfg->ztunnel[V4] : (union addr){};
+		*via = kinds & (LISTENS_ALL_V4 | LISTENS_LOCAL_V4) ? cfg->ztunnel[V4] :
+								     (union addr){};
 	return kinds != 0;
 }
 
@@ -256,13 +263,12 @@ static __always_inline enum counter verdict_of(struct bpf_sock_addr *ctx,
 		via->port = cfg->inbound_port; /* 7 */
 		return STAT_INBOUND;
 	}
+	dns = to->port == DNS_PORT && cfg->flags & DNS_CAPTURE;
 	if (in_pod ? pod_rule(now->ip) == RULE_OUT ||
-			     !ztunnel_is_in_pod(ctx, cfg, now->netns, to, &via->ip) :
+			     !ztunnel_is_in_pod(ctx, cfg, now->netns, to, &via->ip, dns) :
 		     !is_enrolled(now->ip))
 		return STAT_NOT_ENROLLED; /* 8 */
-	dns = to->port == DNS_PORT && cfg->flags & DNS_CAPTURE;
-	/* DNS is not spread: its datagrams are answered from the one address. */
-	if (!in_pod || (dns && !addr_is_zero(&via->ip)))
+	if (!in_pod)
 		via->ip = cfg->ztunnel[family];
 	/* The kernel lets no other hook bind. */
 	if (in_pod && tcp && hook == CONNECT && !addr_is_zero(&via->ip))
@@ -276,8 +282,9 @@ enum before { NEVER, EARLIER, JUST_NOW };
 /*
  * When the context's socket was redirected: in this very call, to ip (in two
  * halves) and port, by our program on a cgroup further down (while `load` moves
- * to another cgroup, both have one), or in an earlier life. Global, as netns.h's
- * walks are.
+ * to another cgroup, both have one), or in an earlier life. A connect() to
+ * ztunnel itself after one that sent nothing looks like the former. Global, as
+ * netns.h's walks are.
  */
 WALK int redirected_before(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1, __u32 port)
 {

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-/* Loads, configures and unloads the BPF object. Nothing is changed before all arguments are
- * understood; a failure leaves by errx(), and undo() tidies up. */
+/* Nothing is changed before all arguments are understood; errx() leaves, undo() tidies up. */
 #include "onramp.h"
 #include "onramp.skel.h"
 #include "usage.h" /* made from usage.txt: usage, options, short_options */
@@ -12,7 +11,6 @@
 #include <linux/magic.h>
 #include <sys/vfs.h>
 #include <unistd.h>
-
 #define need(condition, ...) ((condition) ? (void)0 : errx(1, __VA_ARGS__))
 #define CAPABILITIES "CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN; before 5.11 CAP_SYS_RESOURCE"
 /* Something to change, and what was there before: an entry of a map, or a program's pin. */
@@ -81,7 +79,7 @@ static int remove_one(const char *name, const struct stat *st, int type, struct 
 static void unload(void)
 {
 	unlink(pin("links/", "connect4")), unlink(pin("links/", "connect6")); /* these first */
-	need(!nftw(arg['p'], remove_one, 8, FTW_DEPTH), "%s: %m", arg['p']);
+	need(!nftw(arg['p'], remove_one, 8, FTW_DEPTH | FTW_PHYS), "%s: %m", arg['p']);
 }
 
 static void undo(void)
@@ -144,7 +142,8 @@ static void attach(struct bpf_program *program) /* in the place of its predecess
 		link = map     ? bpf_program__attach_iter(program, &opts) :
 		       tracing ? bpf_program__attach(program) :
 				 bpf_program__attach_cgroup(program, open(cgroup, O_RDONLY));
-		err = !link || bpf_link__pin(link, new) || (rename(new, c->text) && !unlink(new));
+		err = !link || bpf_link__pin(link, new) ||
+		      (rename(new, c->text) && (unlink(new), 1));
 	}
 	need(!err, "%s: cannot attach to %s: %m: see bpftool cgroup tree", name, cgroup);
 }
@@ -191,7 +190,7 @@ int main(int argc, char **argv)
 	enum { FORGET, ENROLL, EXCLUDE, LOAD, UNLOAD, NONE } command = 0; /* as enum rule */
 	const char *commands[] = { "forget", "enroll", "exclude", "load", "unload" };
 	const char rules[] = "-exb", *rule; /* by enum rule */
-	struct stat d;
+	struct stat d, up;		    /* a bpffs' own root may have that mode as well */
 	int option, here;
 
 	while (command < NONE && (argc < 2 || strcmp(argv[1], commands[command]))) command++;
@@ -212,7 +211,8 @@ int main(int argc, char **argv)
 	libbpf_set_print(arg['v'] ? print : NULL);
 	LIBBPF_OPTS(bpf_object_open_opts, opts, .kernel_log_level = 4 * !!arg['v']); /* figures */
 	need((skel = onramp__open_opts(&opts)), "cannot open the BPF object: %m");
-	here = !stat(arg['p'], &d) && d.st_mode == 041700 && inode(arg['p'], BPF_FS_MAGIC, "bpffs");
+	here = !stat(arg['p'], &d) && d.st_mode == 041700 && !stat(pin("..", ""), &up) &&
+	       d.st_dev == up.st_dev && inode(arg['p'], BPF_FS_MAGIC, "bpffs");
 	here |= !access(pin("maps/", "settings"), F_OK); /* where somebody changed that mode */
 	need(here || command == LOAD, "%s: no onramp here: load it, or give -p", arg['p']);
 	command == LOAD ? load(here) : command == UNLOAD ? unload() : write_maps();

@@ -72,6 +72,13 @@ direct() { # DESTINATION
 	direct 10.77.1.3:80
 }
 
+@test "its own address of the other family, with a lifetime, is left alone" {
+	ip -n "$RUN-member" addr add fd00:99::3/64 dev eth0 nodad valid_lft 600 preferred_lft 600
+	run -1 pod member "$TCP" dial fd00:99::3 9
+	is "$output" ECONNREFUSED
+	ip -n "$RUN-member" addr del fd00:99::3/64 dev eth0
+}
+
 @test "its own second address is left alone, and only while it has it" {
 	ip -n "$RUN-member" addr add 10.77.9.9/16 dev eth0
 	run -0 pod member "$TCP" dial 10.77.9.9 80

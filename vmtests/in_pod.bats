@@ -234,6 +234,19 @@ dial($family)"
 	is "$(entries ztunnel_listeners)" 1
 }
 
+@test "another ztunnel than that of -t enrols nobody" {
+	mkdir "$CG/new"
+	"$ONRAMP" load -z 127.0.0.1 -z ::1 -p "$PIN" -c "$CG" -n "/run/netns/$RUN-node" -t "$CG/new"
+	run -0 pod client "$TCP" dial 10.77.2.2 80
+	has " local=[::ffff:10.77.2.2]:80 "
+	run -0 run_in ztunnel client "$TCP" dial 10.77.2.2 80
+	has " local=[::ffff:10.77.2.2]:80 "
+	"$ONRAMP" load -z 127.0.0.1 -z ::1 -p "$PIN" -c "$CG" -n "/run/netns/$RUN-node" \
+		-t "$CG/ztunnel"
+	run -0 pod client "$TCP" dial 10.77.2.2 80
+	captured 10.77.2.2:80
+}
+
 @test "what ztunnel opens inside a pod's netns passes" {
 	before=$(connects passed ztunnel)
 	run -0 run_in ztunnel client "$TCP" dial 10.77.2.2 80

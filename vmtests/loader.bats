@@ -116,6 +116,14 @@ reload_bare() {
 	before=$(state)
 	refuses "$WORK/bpf/other" reload -p "$WORK/bpf/other"
 	refuses "$WORK/bpf/other" "$ONRAMP" unload -p "$WORK/bpf/other"
+	# Mounted as systemd does, a bpffs' root looks like a directory of onramp's.
+	mkdir "$WORK/root"
+	mount -t bpf -o mode=0700 bpf "$WORK/root"
+	"$BPFTOOL" map pin pinned "$WORK/bpf/other/mine" "$WORK/root/mine"
+	refuses "$WORK/root" reload -p "$WORK/root"
+	refuses "$WORK/root" "$ONRAMP" unload -p "$WORK/root"
+	[ -e "$WORK/root/mine" ]
+	umount "$WORK/root"
 	unchanged "$before"
 	rm -r "$WORK/bpf/other"
 }
