@@ -211,8 +211,8 @@ int main(int argc, char **argv)
 	libbpf_set_print(arg['v'] ? print : NULL);
 	LIBBPF_OPTS(bpf_object_open_opts, opts, .kernel_log_level = 4 * !!arg['v']); /* figures */
 	need((skel = onramp__open_opts(&opts)), "cannot open the BPF object: %m");
-	here = !stat(arg['p'], &d) && d.st_mode == 041700 && !stat(pin("..", ""), &up) &&
-	       d.st_dev == up.st_dev && inode(arg['p'], BPF_FS_MAGIC, "bpffs");
+	here = !stat(arg['p'], &d) && d.st_mode == 041700 && inode(arg['p'], BPF_FS_MAGIC, "bpffs");
+	here = here && (stat(pin("..", ""), &up) || d.st_dev == up.st_dev);
 	here |= !access(pin("maps/", "settings"), F_OK); /* where somebody changed that mode */
 	need(here || command == LOAD, "%s: no onramp here: load it, or give -p", arg['p']);
 	command == LOAD ? load(here) : command == UNLOAD ? unload() : write_maps();
