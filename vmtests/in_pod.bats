@@ -263,14 +263,15 @@ dial($family)"
 }
 
 @test "two pods, the same source port and destination at once: each its own" {
+	local port=40000 to one
 	listen_in other :: 15001
-	for round in 1 2 3 4 5; do
-		pod client "$TCP" from $((40000 + round)) 10.77.2.2 80 >"$WORK/one" 3>&- &
+	for to in 10.9.9.1 10.9.9.2 10.9.9.3 10.77.2.2 10.77.2.2; do
+		pod client "$TCP" from $((port += 1)) 10.77.2.2 80 >"$WORK/one" 3>&- &
 		one=$!
-		pod other "$TCP" from $((40000 + round)) 10.9.9.$round 80 >"$WORK/two"
+		pod other "$TCP" from $port $to 80 >"$WORK/two"
 		wait $one
 		output=$(cat "$WORK/one") captured 10.77.2.2:80
-		output=$(cat "$WORK/two") captured 10.9.9.$round:80
+		output=$(cat "$WORK/two") captured $to:80
 	done
 	leave other
 }
