@@ -232,10 +232,11 @@ static __always_inline void netns_read_ips(struct net *net, struct netns_info *i
 /* All of it. flags keeps NETNS_INITIAL, for devices do not show it. */
 static __always_inline void netns_read(struct net *net, struct netns_info *info)
 {
-	__u32 census = netns_census((__u64)net, 0, 0);
+	__u32 census;
 
 	info->flags &= NETNS_INITIAL;
 	netns_read_ips(net, info);
+	census = netns_census((__u64)net, 0, 0); /* after the generation is taken */
 	/* One that is not the pod's address, but advertised or of a narrower scope. */
 	if (addr_is_zero(&info->ip[V4]) && census & NETNS_HAS_V4)
 		info->flags |= NETNS_MORE_V4;
