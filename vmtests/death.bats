@@ -223,18 +223,23 @@ repaired() { # by load and by unload in turn
 	fi
 }
 
-@test "load dies on a clean node: captured only when all is in place; load or unload repairs" {
-	calls_of before
-	seen=
+# Kills each call: sane then, and each new state is made whole again.
+each_dies() { # BEGINNING COMMAND
+	local seen='' name number
+	calls_of "$2"
 	while read -r name number; do
-		clean
-		dies "$name" "$number" before
+		"$1"
+		dies "$name" "$number" "$2"
 		sane
 		[ "$(pins)" != "$seen" ] || continue
 		seen=$(pins) states=$((states + 1))
 		repaired
 	done <"$WORK/calls"
 	echo "# $tried deaths, $states states" >&3
+}
+
+@test "load dies on a clean node: captured only when all is in place; load or unload repairs" {
+	each_dies clean before
 }
 
 # In the background, all the while: a connection every so often, a line for each.
@@ -259,17 +264,7 @@ dialled_all() { # and none came out at the server, or without the way to it
 }
 
 @test "unload dies: load or unload repairs" {
-	calls_of unload
-	seen=
-	while read -r name number; do
-		fresh
-		dies "$name" "$number" unload
-		sane
-		[ "$(pins)" != "$seen" ] || continue
-		seen=$(pins) states=$((states + 1))
-		repaired
-	done <"$WORK/calls"
-	echo "# $tried deaths, $states states" >&3
+	each_dies fresh unload
 }
 
 # What a killed upgrade may leave: nothing lost, nothing strange, all captured.
