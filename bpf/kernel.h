@@ -96,9 +96,13 @@ typedef struct {
 } possible_net_t;
 
 struct sock_common {
+	__be32 skc_daddr;
 	__be32 skc_rcv_saddr;
+	__be16 skc_dport;
+	unsigned short skc_family;
 	unsigned char skc_ipv6only : 1;
 	possible_net_t skc_net;
+	struct in6_addr skc_v6_daddr;
 	struct in6_addr skc_v6_rcv_saddr;
 };
 
@@ -111,7 +115,16 @@ struct sock {
 	struct sock_cgroup_data sk_cgrp_data;
 };
 
+struct inet_sock {
+	struct sock sk;
+};
+
+struct inet_connection_sock {
+	struct inet_sock icsk_inet;
+};
+
 struct tcp_sock {
+	struct inet_connection_sock inet_conn;
 	__u32 write_seq;
 };
 
@@ -209,13 +222,18 @@ struct cgroup___pointers {
 
 #pragma clang attribute pop
 
+static __always_inline bool netns_has_cookie(void)
+{
+	return !bpf_core_field_exists(((struct net___uncounted *)0)->net_cookie);
+}
+
 /*
  * A number for a netns: its cookie, which never comes again; where there is
  * none, its address, which may: then *flags gains NETNS_REUSED.
  */
 static __always_inline __u64 netns_id(struct net *net, __u32 *flags)
 {
-	if (!bpf_core_field_exists(((struct net___uncounted *)0)->net_cookie))
+	if (netns_has_cookie())
 		return BPF_CORE_READ(net, net_cookie);
 	*flags |= NETNS_REUSED;
 	return (__u64)net;
@@ -244,6 +262,11 @@ static __always_inline struct sock *kernel_socket(const void *ctx)
 
 	bpf_probe_read_kernel(&sk, sizeof(sk), ctx);
 	return sk;
+}
+
+static __always_inline struct net *socket_net(const void *ctx)
+{
+	return BPF_CORE_READ(kernel_socket(ctx), __sk_common.skc_net.net);
 }
 
 /* The cgroup that the socket was made in; NULL: the kernel holds no such thing. */

@@ -256,6 +256,14 @@ static __always_inline bool netns_same(struct net *net, const struct netns_info 
 	return gen[0] == info->gen[0] && gen[1] == info->gen[1] && gen[2] == info->gen[2];
 }
 
+/* netns_same() by plain loads, for a net that the verifier knows. Not before 5.12. */
+static __always_inline bool netns_same_direct(const struct net *net, const struct netns_info *info)
+{
+	return net->net_cookie == info->netns && net->dev_base_seq == info->gen[0] &&
+	       (__u32)net->ipv4.dev_addr_genid.counter == info->gen[1] &&
+	       (__u32)net->ipv6.dev_addr_genid.counter == info->gen[2];
+}
+
 static __always_inline bool netns_unchanged(struct net *net, const struct netns_info *info)
 {
 	return !(info->flags & NETNS_REUSED) && netns_same(net, info);
@@ -298,6 +306,13 @@ static __always_inline bool netns_is_node(const struct settings *cfg, const stru
 	if (cfg && cfg->node_netns)
 		return info->inum == cfg->node_netns;
 	return info->flags & NETNS_INITIAL;
+}
+
+/* Neither is the machine's own netns a pod, where a container is the node. */
+static __always_inline bool netns_is_no_pod(const struct settings *cfg,
+					    const struct netns_info *info)
+{
+	return netns_is_node(cfg, info) || info->flags & NETNS_INITIAL;
 }
 
 #endif

@@ -78,6 +78,7 @@ struct cgroup_info {
 	struct netns_info now;
 	__u64 home; /* as netns_info.netns; 0: none */
 	union addr home_ip[FAMILIES];
+	__u64 outside; /* settings.ztunnel_cgroup, which it is not within; 0: not known */
 };
 
 /* pod_ips: pod address -> the pod that holds it. */
@@ -176,7 +177,7 @@ _Static_assert(sizeof(struct endpoint) == 24, "struct endpoint has no holes");
 _Static_assert(sizeof(struct settings) == 64, "scripts write struct settings");
 _Static_assert(sizeof(struct prefix) == 20, "struct prefix is an LPM key");
 _Static_assert(sizeof(struct netns_info) == 64, "netns_info is a cache line");
-_Static_assert(sizeof(struct cgroup_info) == 104, "cgroup_info has no holes");
+_Static_assert(sizeof(struct cgroup_info) == 112, "cgroup_info has no holes");
 _Static_assert(sizeof(struct pod) == 24, "struct pod has no holes");
 _Static_assert(sizeof(struct handover_key) == 32, "handover_key has no holes");
 _Static_assert(sizeof(struct listeners) == 16, "struct listeners has no holes");

@@ -153,21 +153,23 @@ WALK int remember(__u64 cgroup_number, __u64 net_number, __u64 task_number)
 	const struct settings *cfg = current_settings();
 	__u64 id = BPF_CORE_READ(cgroup, kn, id);
 	struct cgroup_info entry = {};
-	struct cgroup_info *old;
+	struct cgroup_info *old = bpf_map_lookup_elem(&cgroup_info_map, &id);
 	bool node;
 	long err;
 
+	/* All is known, which is what nearly every exec comes to. */
+	if (old && netns_unchanged(net, &old->now) && netns_is_no_pod(cfg, &old->now) == !old->home &&
+	    (!cfg || old->outside == cfg->ztunnel_cgroup))
+		return 0;
 	if (cfg && cfg->root_cgroup && !cgroup_is_within(cgroup_number, cfg->root_cgroup))
 		return 0;
 	entry.now.flags = netns_initial(net_number, task_number);
 	netns_read(net, &entry.now);
-	/* The machine's own netns is no pod either, where a container is the node. */
-	node = netns_is_node(cfg, &entry.now) || entry.now.flags & NETNS_INITIAL;
+	node = netns_is_no_pod(cfg, &entry.now);
+	if (cfg && cfg->ztunnel_cgroup && !cgroup_is_within(cgroup_number, cfg->ztunnel_cgroup))
+		entry.outside = cfg->ztunnel_cgroup;
 
-	old = bpf_map_lookup_elem(&cgroup_info_map, &id);
 	if (old) {
-		if (netns_unchanged(net, &old->now) && (node ? !old->home : old->home != 0))
-			return 0;
 		entry.home = old->home;
 		entry.home_ip[V4] = old->home_ip[V4];
 		entry.home_ip[V6] = old->home_ip[V6];

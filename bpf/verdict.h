@@ -16,46 +16,69 @@ enum hook { CONNECT, SENDMSG };
 #define REFUSE 0 /* connect() fails with EPERM */
 #define DNS_PORT 53
 
-/* The cgroup's entry, if it is of this netns as it is now. */
-static __always_inline bool cache_read(__u64 cgroup, struct net *net, struct netns_info *now)
+/* Whether the context's socket is in that netns, and the netns as it was then. */
+static __always_inline bool socket_is_in(struct bpf_sock_addr *ctx, const struct netns_info *info)
 {
-	struct cgroup_info *cached = bpf_map_lookup_elem(&cgroup_info_map, &cgroup);
+	struct tcp_sock *tcp = bpf_skc_to_tcp_sock(ctx->sk);
+
+	if (tcp && netns_has_cookie())
+		return netns_same_direct(tcp->inet_conn.icsk_inet.sk.__sk_common.skc_net.net, info);
+	return netns_same(socket_net(ctx), info);
+}
+
+/*
+ * The entry of the caller's cgroup, if it is of the socket's netns as it is now;
+ * and which -t the cgroup is known not to be within.
+ */
+static __always_inline bool cache_read(struct bpf_sock_addr *ctx, struct netns_info *now,
+				       __u64 *outside)
+{
+	__u64 id = bpf_get_current_cgroup_id();
+	struct cgroup_info *cached = bpf_map_lookup_elem(&cgroup_info_map, &id);
 
 	if (!cached)
 		return false;
 	*now = cached->now;
+	*outside = cached->outside;
 	barrier(); /* looked at again: it may be another cgroup's by now */
-	return cached->now.netns == now->netns && netns_same(net, now);
+	return cached->now.netns == now->netns && socket_is_in(ctx, now);
 }
 
 /*
  * Fills now with the socket's netns: from the cache of the caller's cgroup when
- * that is of this netns as it is now, else from its devices. Returns whether ip
- * is one of its addresses.
+ * that is of this netns as it is now, else from its devices.
  */
-static __always_inline bool socket_netns(struct bpf_sock_addr *ctx, const union addr *ip,
-					 struct netns_info *now)
+static __always_inline void socket_netns(struct bpf_sock_addr *ctx, struct netns_info *now,
+					 __u64 *outside)
 {
-	struct net *net = BPF_CORE_READ(kernel_socket(ctx), __sk_common.skc_net.net);
-	__u64 id = bpf_get_current_cgroup_id();
+	struct task_struct *task;
+	struct net *net;
+
+	if (cache_read(ctx, now, outside) && !(now->flags & NETNS_REUSED))
+		return;
+	count(STAT_CACHE_MISS);
+	task = (struct task_struct *)bpf_get_current_task();
+	net = socket_net(ctx);
+	remember((__u64)BPF_CORE_READ(task, cgroups, dfl_cgrp), (__u64)net, (__u64)task);
+	if (!cache_read(ctx, now, outside)) { /* full, or shared with another netns */
+		*outside = 0;
+		now->flags = netns_initial((__u64)net, (__u64)task);
+		netns_read(net, now);
+	}
+	if (now->flags & NETNS_DOUBT)
+		count(STAT_DOUBT);
+}
+
+/* Whether ip is an address of the context's socket's netns, which is now. */
+static __always_inline bool is_own(struct bpf_sock_addr *ctx, const union addr *ip,
+				   const struct netns_info *now)
+{
 	enum family family = addr_family(ip);
 
-	if (!cache_read(id, net, now) || now->flags & NETNS_REUSED) {
-		struct task_struct *task = (struct task_struct *)bpf_get_current_task();
-
-		count(STAT_CACHE_MISS);
-		remember((__u64)BPF_CORE_READ(task, cgroups, dfl_cgrp), (__u64)net, (__u64)task);
-		if (!cache_read(id, net, now)) { /* full, or shared with another netns */
-			now->flags = netns_initial((__u64)net, (__u64)task);
-			netns_read(net, now);
-		}
-		if (now->flags & NETNS_DOUBT)
-			count(STAT_DOUBT);
-	}
 	if (addr_equal(ip, &now->ip[family]))
 		return true;
 	if (now->flags & (NETNS_MORE_V4 << family) || addr_is_link_local_v6(ip))
-		return netns_has(net, ip);
+		return netns_has(socket_net(ctx), ip);
 	return false;
 }
 
@@ -202,10 +225,11 @@ WALK int task_is_within(__u64 cgroup)
 }
 
 /* By its cgroup where that is known, else as the pod with ztunnel's address. */
-static __always_inline bool is_ztunnel(const struct settings *cfg, const struct netns_info *info)
+static __always_inline bool is_ztunnel(const struct settings *cfg, const struct netns_info *info,
+				       __u64 outside)
 {
 	if (cfg->ztunnel_cgroup)
-		return task_is_within(cfg->ztunnel_cgroup);
+		return cfg->ztunnel_cgroup != outside && task_is_within(cfg->ztunnel_cgroup);
 	for (int family = V4; family < FAMILIES; family++) {
 		const struct pod *pod;
 
@@ -240,17 +264,16 @@ static __always_inline enum counter verdict_of(struct bpf_sock_addr *ctx,
 	struct netns_info info = {}, *now = &info;
 	bool tcp = ctx->type == SOCK_STREAM;
 	enum family family = addr_family(&to->ip);
-	bool own, in_pod, dns;
+	__u64 outside = 0;
+	bool in_pod, dns;
 
 	if (!cfg || (addr_is_zero(&cfg->ztunnel[V4]) && addr_is_zero(&cfg->ztunnel[V6])))
 		return STAT_NO_ZTUNNEL; /* 1 */
 	if (addr_stays_here(&to->ip))
 		return STAT_LOCAL; /* 3, or 2: both pass */
-	own = socket_netns(ctx, &to->ip, now);
-	if (is_ztunnel(cfg, now))
+	socket_netns(ctx, now, &outside);
+	if (is_ztunnel(cfg, now, outside))
 		return STAT_ZTUNNEL; /* 2 */
-	if (own)
-		return STAT_LOCAL; /* 3 */
 	if (is_bypassed(&to->ip))
 		return STAT_BYPASSED; /* 3 */
 
@@ -258,11 +281,15 @@ static __always_inline enum counter verdict_of(struct bpf_sock_addr *ctx,
 	if (netns_is_node(cfg, now)) {
 		if (!tcp || in_pod || cfg->flags & NO_HOST_CAPTURE ||
 		    addr_is_zero(&cfg->ztunnel[family]) || !is_local_enrolled_pod(&to->ip, now))
-			return STAT_NODE; /* 8 */
+			return STAT_NODE; /* 8, or 3: a node has many devices to ask */
+		if (netns_has(socket_net(ctx), &to->ip))
+			return STAT_LOCAL; /* 3 */
 		via->ip = cfg->ztunnel[family];
 		via->port = cfg->inbound_port; /* 7 */
 		return STAT_INBOUND;
 	}
+	if (is_own(ctx, &to->ip, now))
+		return STAT_LOCAL; /* 3 */
 	dns = to->port == DNS_PORT && cfg->flags & DNS_CAPTURE;
 	if (in_pod ? pod_rule(now->ip) == RULE_OUT ||
 			     !ztunnel_is_in_pod(ctx, cfg, now->netns, to, &via->ip, dns) :

@@ -91,11 +91,12 @@ teardown_file() {
 # Pods that hold the addresses of numbers FIRST and up, all alive at once.
 pods_at_once() { # FIRST COUNT
 	local i pids=()
-	exec 9<>"$WORK/alive"
+	exec 9>"$WORK/alive"
+	flock 9 # which each pod waits for
 	for ((i = $1; i < $1 + $2; i++)); do
 		mkdir "$CG/churn/$i"
 		sh -c 'echo 0 >"$0/cgroup.procs" && exec unshare --net sh -c "
-			ip -batch - && exec cat \"\$0\"" "$1"' \
+			ip -batch - && exec flock -s \"\$0\" true" "$1"' \
 			"$CG/churn/$i" "$WORK/alive" >/dev/null 3>&- 9>&- <<-END &
 			link add eth0 type veth
 			addr add 10.78.$((i / 250)).$((i % 250 + 1))/16 dev eth0
@@ -111,7 +112,6 @@ pods_at_once() { # FIRST COUNT
 
 @test "$CHURN pods made and removed, 64 alive at a time, leave cgroup_info_map and pod_ips empty" {
 	mkdir "$CG/churn"
-	mkfifo "$WORK/alive"
 	for ((first = 0; first < CHURN; first += 64)); do
 		[ $((first % 640)) -ne 0 ] || echo "# $first of $CHURN pods" >&3
 		pods_at_once "$first" $((CHURN - first < 64 ? CHURN - first : 64))
