@@ -158,7 +158,8 @@ WALK int remember(__u64 cgroup_number, __u64 net_number, __u64 task_number)
 	long err;
 
 	/* All is known, which is what nearly every exec comes to. */
-	if (old && netns_unchanged(net, &old->now) && netns_is_no_pod(cfg, &old->now) == !old->home &&
+	if (old && netns_unchanged(net, &old->now) &&
+	    netns_is_no_pod(cfg, &old->now) == !old->home &&
 	    (!cfg || old->outside == cfg->ztunnel_cgroup))
 		return 0;
 	if (cfg && cfg->root_cgroup && !cgroup_is_within(cgroup_number, cfg->root_cgroup))
