@@ -22,10 +22,11 @@ CFLAGS ?= -O2 -g
 CFLAGS += -std=gnu11 -D_GNU_SOURCE -Wall -Wextra -Werror -I$(B) -Ibpf
 
 # The loader attaches in this order: connect comes last, for until then nothing
-# is redirected, and all that a redirected connection needs is in place.
+# is redirected, and all that a redirected connection needs is in place. After it
+# inet_sock_set_state, which counts what connect had no verdict for.
 HOOKS := $(patsubst bpf/%.bpf.c,$(B)/bpf/%.o,$(wildcard bpf/*.bpf.c))
-HOOKS := $(filter-out %/connect4.o %/connect6.o,$(HOOKS)) \
-	$(filter %/connect4.o %/connect6.o,$(HOOKS))
+LAST := %/connect4.o %/connect6.o %/inet_sock_set_state.o
+HOOKS := $(filter-out $(LAST),$(HOOKS)) $(filter $(LAST),$(HOOKS))
 TOOL_FILES := $(filter-out %.bpf.c,$(wildcard vmtests/*.c))
 TOOLS := $(TOOL_FILES:vmtests/%.c=$(B)/%) $(B)/other.bpf.o $(B)/other/onramp
 C_FILES := $(wildcard bpf/*.[ch] loader/*.[ch] scripts/*.c vmtests/*.[ch])

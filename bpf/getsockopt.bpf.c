@@ -6,7 +6,7 @@
  * Everything else keeps the kernel's own answer. Every getsockopt() below the
  * cgroup pays for the look: where ztunnel's cgroup is known, attach it there.
  */
-#include "destinations.h"
+#include "numbers.h"
 
 #define SOL_IP 0
 #define SOL_IPV6 41
@@ -22,6 +22,24 @@ static __always_inline int keep_kernels_answer(struct bpf_sockopt *ctx)
 	if (ctx->optlen > PAGE_SIZE)
 		ctx->optlen = 0;
 	return 1;
+}
+
+/* Node mode: by the number in the socket's own port, and its peer's address. */
+static __always_inline const struct endpoint *peers_destination(struct bpf_sockopt *ctx,
+								struct bpf_sock *sk)
+{
+	union addr client = { .word = { sk->dst_ip6[0], sk->dst_ip6[1], sk->dst_ip6[2],
+					sk->dst_ip6[3] } };
+	const struct settings *cfg = current_settings();
+	const struct destination *found;
+
+	if (sk->family == AF_INET)
+		client = addr_from_v4(sk->dst_ip4);
+	if (!cfg || !cfg->ztunnel_netns ||
+	    BPF_CORE_READ(socket_net(ctx), ns.inum) != cfg->ztunnel_netns)
+		return NULL;
+	found = port_to_destination(client_of(&client), sk->src_port);
+	return found ? &found->asked : NULL;
 }
 
 SEC("cgroup/getsockopt")
@@ -41,6 +59,8 @@ int getsockopt(struct bpf_sockopt *ctx)
 		return keep_kernels_answer(ctx);
 	if (v4) /* of a dual-stack socket as well */
 		asked = ip_to_destination(ctx, sk->src_ip4);
+	if (!asked && port_is_numbered(sk->src_port))
+		asked = peers_destination(ctx, sk);
 	if (!asked)
 		asked = bpf_sk_storage_get(&original_dst, sk, NULL, 0);
 	if (!asked || addr_is_v4(&asked->ip) != v4)

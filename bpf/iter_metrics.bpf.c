@@ -63,6 +63,8 @@ int metrics(struct bpf_iter__bpf_map *ctx)
 	SAMPLE("map_full_total", "{map=\"handovers\"}", STAT_HANDOVERS_FULL);
 	SAMPLE("map_full_total", "{map=\"destinations\"}", STAT_DESTINATIONS_FULL);
 
+	FAMILY("escaped_total", "Connections of enrolled pods without a verdict.");
+	SAMPLE("escaped_total", "", STAT_ESCAPED);
 	FAMILY("cache_misses_total", "Connects that read their netns' devices.");
 	SAMPLE("cache_misses_total", "", STAT_CACHE_MISS);
 	FAMILY("doubts_total", "Of these, netns too large to be read whole.");

@@ -99,7 +99,9 @@ struct sock_common {
 	__be32 skc_daddr;
 	__be32 skc_rcv_saddr;
 	__be16 skc_dport;
+	__u16 skc_num;
 	unsigned short skc_family;
+	volatile unsigned char skc_state;
 	unsigned char skc_ipv6only : 1;
 	possible_net_t skc_net;
 	struct in6_addr skc_v6_daddr;
@@ -187,6 +189,11 @@ struct bpf_iter__task {
 	struct task_struct *task;
 } __attribute__((aligned(8)));
 
+struct bpf_iter__tcp {
+	struct bpf_iter_meta *meta;
+	struct sock_common *sk_common;
+} __attribute__((aligned(8)));
+
 struct bpf_iter__bpf_map {
 	struct bpf_iter_meta *meta;
 	struct bpf_map *map;
@@ -240,18 +247,6 @@ static __always_inline __u64 netns_id(struct net *net, __u32 *flags)
 }
 
 /*
- * Counters that the kernel raises whenever the netns gains or loses a device
- * (list_netdevice), an IPv4 address (fib_inetaddr_event) or an IPv6 address
- * (__ipv6_ifa_notify).
- */
-static __always_inline void netns_generation(struct net *net, __u32 gen[3])
-{
-	gen[0] = BPF_CORE_READ(net, dev_base_seq);
-	gen[1] = BPF_CORE_READ(net, ipv4.dev_addr_genid.counter);
-	gen[2] = BPF_CORE_READ(net, ipv6.dev_addr_genid.counter);
-}
-
-/*
  * The kernel's socket behind a sock_addr, sockops or sockopt context. The verifier
  * forbids arithmetic on ctx->sk, so that its fields are out of reach there;
  * all these begin with the socket, so read it as a number.
@@ -267,6 +262,26 @@ static __always_inline struct sock *kernel_socket(const void *ctx)
 static __always_inline struct net *socket_net(const void *ctx)
 {
 	return BPF_CORE_READ(kernel_socket(ctx), __sk_common.skc_net.net);
+}
+
+/* netns_id() of the context's socket's. */
+static __always_inline __u64 socket_netns_id(const void *ctx)
+{
+	__u32 flags = 0;
+
+	return netns_id(socket_net(ctx), &flags);
+}
+
+/*
+ * Counters that the kernel raises whenever the netns gains or loses a device
+ * (list_netdevice), an IPv4 address (fib_inetaddr_event) or an IPv6 address
+ * (__ipv6_ifa_notify).
+ */
+static __always_inline void netns_generation(struct net *net, __u32 gen[3])
+{
+	gen[0] = BPF_CORE_READ(net, dev_base_seq);
+	gen[1] = BPF_CORE_READ(net, ipv4.dev_addr_genid.counter);
+	gen[2] = BPF_CORE_READ(net, ipv6.dev_addr_genid.counter);
 }
 
 /* The cgroup that the socket was made in; NULL: the kernel holds no such thing. */

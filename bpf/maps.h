@@ -94,34 +94,32 @@ struct {
 } original_dst SEC(".maps") __weak;
 
 /*
- * Number -> struct destination, see destinations.h. Written by connect, read by
- * getsockopt and getpeername; nothing is ever taken out, for a connection may
- * carry the number. Full: the original destination is handed over by sockops
- * instead, and stat destinations_full counts.
+ * struct number_key -> struct destination, see numbers.h. Written by connect, read
+ * by sk_lookup, getsockopt and getpeername; nothing is ever taken out, for a
+ * connection may carry the number, but what a netns had that is gone is
+ * overwritten. Full: a number is lent instead, and stat destinations_full counts.
  */
-#define DESTINATIONS 65536
-
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, DESTINATIONS);
-	__type(key, __u32);
+	__uint(max_entries, 262144);
+	__type(key, struct number_key);
 	__type(value, struct destination);
 } destinations SEC(".maps") __weak;
 
 /*
- * struct handover_key -> struct endpoint: from the client's socket to the
+ * struct handover_key -> struct handover: from the client's socket to the
  * proxy's, for as long as the handshake takes. Written by sockops as the SYN
- * leaves; removed when the proxy's socket has it, or the client's has closed.
- * Never an LRU: full, the newcomer gets no original destination, which the
- * proxy must refuse, and stat handovers_full counts.
+ * leaves, or by connect where it lends a number; removed when the proxy's socket
+ * has it, or the client's has closed. Never an LRU: full, the newcomer is
+ * refused, by the proxy or by connect, and stat handovers_full counts.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 262144);
 	__type(key, struct handover_key);
-	__type(value, struct endpoint);
+	__type(value, struct handover);
 } handovers SEC(".maps") __weak;
 
 /*
@@ -138,7 +136,27 @@ struct {
 	__type(value, struct listeners);
 } ztunnel_listeners SEC(".maps") __weak;
 
-/* Such a socket -> struct listener. Written and read by sockops. */
+/*
+ * Node mode: enum listener_role * FAMILIES + enum family -> the socket in ztunnel's
+ * netns that listens so. Written by sockops and iter/tcp, read by sk_lookup; the
+ * kernel takes out what is closed.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_SOCKMAP);
+	__uint(max_entries, LISTENER_ROLES *FAMILIES);
+	__type(key, __u32);
+	__type(value, __u64);
+} proxy_sockets SEC(".maps") __weak;
+
+/* 0 -> struct judged, for each CPU. Written by connect, read by inet_sock_set_state. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct judged);
+} judged SEC(".maps") __weak;
+
+/* One of ztunnel_listeners -> struct listener. Written and read by sockops. */
 struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);

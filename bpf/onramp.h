@@ -25,6 +25,13 @@ struct endpoint {
 	__u16 pad[3];
 };
 
+/* ztunnel's. */
+#define OUTBOUND_PORT 15001
+#define INBOUND_PORT 15006
+#define DNS_CAPTURE_PORT 15053
+#define ZTUNNEL_PORTS                                                                              \
+	.outbound_port = OUTBOUND_PORT, .inbound_port = INBOUND_PORT, .dns_port = DNS_CAPTURE_PORT
+
 /* settings: key 0. No entry, or no ztunnel address: everything passes. */
 struct settings {
 	union addr ztunnel[FAMILIES]; /* all zero: none; loopback: in-pod mode */
@@ -32,10 +39,12 @@ struct settings {
 	__u64 root_cgroup;	      /* id; tasks outside go unrecorded; 0: all count */
 	__u32 node_netns;	      /* inode of nsfs; 0: the initial netns */
 	__u32 flags;
-	__u16 outbound_port; /* 15001 */
-	__u16 inbound_port;  /* 15006 */
-	__u16 dns_port;	     /* 15053 */
+	__u16 outbound_port; /* OUTBOUND_PORT and so on */
+	__u16 inbound_port;
+	__u16 dns_port;
 	__u16 pad;
+	__u32 ztunnel_netns; /* inode; 0: it is reached by outbound_port etc. alone */
+	__u32 pad2;
 };
 
 enum settings_flag {
@@ -89,11 +98,15 @@ struct pod {
 	__u32 pad;
 };
 
+/* Those of ztunnel's listeners that redirected connections are for. */
+enum listener_role { OUTBOUND, INBOUND, DNS, LISTENER_ROLES };
+
 /*
  * handovers: a redirected handshake under way -> where it wanted to go. The
  * initial sequence number makes the key this very connection's: neither a
  * reused 4-tuple, nor another netns with the same addresses, nor a pod that
- * borrows its neighbour's address can find or replace it.
+ * borrows its neighbour's address can find or replace it. A number that is lent
+ * to one connection (numbers.h) is as good; isn and client_port are 0 then.
  */
 struct handover_key {
 	union addr client;
@@ -101,6 +114,12 @@ struct handover_key {
 	__u32 isn;   /* client's initial sequence number */
 	__u16 client_port;
 	__u16 proxy_port;
+};
+
+struct handover {
+	struct endpoint asked;
+	__u32 role; /* enum listener_role */
+	__u32 lent; /* when a number was lent: seconds since boot; else 0 */
 };
 
 /*
@@ -128,10 +147,28 @@ struct listener {
 
 enum listener_kind { LISTENS_ALL_V4 = 1, LISTENS_LOCAL_V4 = 2, LISTENS_V6 = 4 };
 
-/* destinations: number -> an original destination, dialled in a netns. */
+/* destinations: a number, and whose it is -> an original destination. */
+struct number_key {
+	__u64 client; /* node mode: its address, see client_of(); in-pod mode: 0 */
+	__u32 number;
+	__u32 pad;
+};
+
 struct destination {
 	struct endpoint asked;
-	__u64 netns; /* as in netns_info */
+	__u64 netns;  /* where it was dialled, as in struct pod */
+	__u64 net;    /* the same */
+	__u32 dials;  /* by this number */
+	__u16 number; /* as in the key */
+	__u16 role;   /* enum listener_role */
+};
+
+/* judged: the last connect() that this CPU had a verdict for. */
+struct judged {
+	__u64 sk;   /* address of the kernel's socket */
+	__u32 port; /* where it was redirected to; 0: not at all */
+	__u32 pad;
+	union addr ip;
 };
 
 /* Storage of a redirected client's socket. */
@@ -163,6 +200,7 @@ enum counter {
 	STAT_HANDED_OVER,	/* original destinations that reached the proxy */
 	STAT_NO_HANDOVER,	/* proxy accepted what onramp did not redirect */
 	STAT_DESTINATIONS_FULL, /* destinations had no room: handed over instead */
+	STAT_ESCAPED,		/* connections of enrolled pods without a verdict */
 	STATS,			/* new ones go just above: the map outlives upgrades */
 };
 
@@ -174,7 +212,7 @@ struct stats {
 
 _Static_assert(sizeof(union addr) == 16, "union addr is a map key");
 _Static_assert(sizeof(struct endpoint) == 24, "struct endpoint has no holes");
-_Static_assert(sizeof(struct settings) == 64, "scripts write struct settings");
+_Static_assert(sizeof(struct settings) == 72, "scripts write struct settings");
 _Static_assert(sizeof(struct prefix) == 20, "struct prefix is an LPM key");
 _Static_assert(sizeof(struct netns_info) == 64, "netns_info is a cache line");
 _Static_assert(sizeof(struct cgroup_info) == 112, "cgroup_info has no holes");
@@ -182,7 +220,10 @@ _Static_assert(sizeof(struct pod) == 24, "struct pod has no holes");
 _Static_assert(sizeof(struct handover_key) == 32, "handover_key has no holes");
 _Static_assert(sizeof(struct listeners) == 16, "struct listeners has no holes");
 _Static_assert(sizeof(struct listener) == 24, "struct listener has no holes");
-_Static_assert(sizeof(struct destination) == 32, "destination has no holes");
+_Static_assert(sizeof(struct handover) == 32, "struct handover has no holes");
+_Static_assert(sizeof(struct number_key) == 16, "struct number_key has no holes");
+_Static_assert(sizeof(struct destination) == 48, "destination has no holes");
+_Static_assert(sizeof(struct judged) == 32, "struct judged has no holes");
 _Static_assert(sizeof(struct dialled) == 80, "struct dialled has no holes");
 _Static_assert(sizeof(struct stats) % 64 == 0, "one CPU's lines are its own");
 

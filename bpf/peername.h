@@ -3,7 +3,22 @@
 #ifndef ONRAMP_PEERNAME_H
 #define ONRAMP_PEERNAME_H
 
-#include "destinations.h"
+#include "numbers.h"
+
+/* Node mode: by the number in the peer's port, and the socket's own address. */
+static __always_inline const struct endpoint *own_destination(struct bpf_sock_addr *ctx)
+{
+	struct sock_common *sk = &kernel_socket(ctx)->__sk_common;
+	const struct destination *found;
+	union addr own = {};
+
+	if (ctx->user_family == AF_INET)
+		own = addr_from_v4(BPF_CORE_READ(sk, skc_rcv_saddr));
+	else
+		bpf_core_read(&own, sizeof(own), &sk->skc_v6_rcv_saddr);
+	found = port_to_destination(client_of(&own), bpf_ntohs(ctx->user_port));
+	return found && found->netns == socket_netns_id(ctx) ? &found->asked : NULL;
+}
 
 /*
  * Whom the socket dialled, or NULL: it was not redirected, or its peer (seen,
@@ -17,6 +32,9 @@ static __always_inline const struct endpoint *dialled_peer(struct bpf_sock_addr 
 
 	if (addr_is_numbered(seen) && cfg && bpf_ntohs(ctx->user_port) == cfg->outbound_port)
 		return ip_to_destination(ctx, seen->word[3]);
+	if (cfg && cfg->ztunnel_netns && port_is_numbered(bpf_ntohs(ctx->user_port)) &&
+	    addr_equal(seen, &cfg->ztunnel[addr_family(seen)]))
+		return own_destination(ctx);
 	dialled = bpf_sk_storage_get(&dialled_sockets, ctx->sk, NULL, 0);
 	if (!dialled || dialled->given.port != bpf_ntohs(ctx->user_port))
 		return NULL;

@@ -7,14 +7,18 @@
  *   proxy    PASSIVE_ESTABLISHED_CB: moves it into the socket's own storage
  *   client   STATE_CB, closed: takes back what nobody accepted
  *
- * And counts ztunnel's listeners, for in-pod mode:
+ * A connection that has a number needs no more than the second of these, and where
+ * all have one, sockops is attached to ztunnel's cgroup alone.
  *
- *   ztunnel  TCP_LISTEN_CB: counts the socket in its netns
- *   ztunnel  STATE_CB, closed: takes it out again
+ * It also knows ztunnel's listeners. In-pod mode counts them by netns, in node mode
+ * sk_lookup leads to them:
+ *
+ *   ztunnel  TCP_LISTEN_CB: ztunnel_listeners or proxy_sockets
+ *   ztunnel  STATE_CB, closed: takes it out of ztunnel_listeners again
  *
  * Every other event returns at once, and no event is per packet.
  */
-#include "destinations.h"
+#include "numbers.h"
 #include "enrolment.h"
 #include "pods.h"
 
@@ -36,21 +40,24 @@ static __always_inline union addr addr_of(__u32 family, __be32 ip4, const volati
 /* For the key: of a connection within loopback the netns, else 0. */
 static __always_inline __u64 netns_of(struct bpf_sock_ops *ctx, const union addr *proxy)
 {
-	__u32 flags = 0;
+	return addr_is_loopback(proxy) ? socket_netns_id(ctx) : 0;
+}
 
-	if (!addr_is_loopback(proxy))
-		return 0;
-	return netns_id(BPF_CORE_READ(kernel_socket(ctx), __sk_common.skc_net.net), &flags);
+/* Whether the context's socket is in the netns that has sk_lookup. */
+static __always_inline bool netns_is_ztunnels(struct bpf_sock_ops *ctx, const struct settings *cfg)
+{
+	return BPF_CORE_READ(socket_net(ctx), ns.inum) == cfg->ztunnel_netns;
 }
 
 static __always_inline void hand_over(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
 {
 	const volatile struct bpf_sock_ops *fields = ctx;
 	struct handover_key key = {};
+	struct handover handover = {};
 	struct dialled *dialled;
 
 	dialled = bpf_sk_storage_get(&dialled_sockets, sk, NULL, 0);
-	if (!dialled)
+	if (!dialled || dialled->handover.proxy_port) /* or has a number that was lent */
 		return;
 	key.client = addr_of(fields->family, fields->local_ip4, fields->local_ip6);
 	key.netns = netns_of(ctx, &dialled->given.ip);
@@ -59,7 +66,8 @@ static __always_inline void hand_over(struct bpf_sock_ops *ctx, struct bpf_sock 
 	/* tcp_connect() sends the SYN with write_seq right after this event. */
 	key.isn = BPF_CORE_READ((struct tcp_sock *)kernel_socket(ctx), write_seq);
 
-	if (bpf_map_update_elem(&handovers, &key, &dialled->asked, BPF_ANY)) {
+	handover.asked = dialled->asked;
+	if (bpf_map_update_elem(&handovers, &key, &handover, BPF_ANY)) {
 		count(STAT_HANDOVERS_FULL);
 		return;
 	}
@@ -67,36 +75,54 @@ static __always_inline void hand_over(struct bpf_sock_ops *ctx, struct bpf_sock 
 	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
 }
 
+/* The handover of a connection that the proxy has, and its key. */
+static __always_inline struct handover *
+handover_of(struct bpf_sock_ops *ctx, const struct settings *cfg, struct handover_key *key)
+{
+	const volatile struct bpf_sock_ops *fields = ctx;
+	union addr own = addr_of(fields->family, fields->local_ip4, fields->local_ip6);
+	union addr client = addr_of(fields->family, fields->remote_ip4, fields->remote_ip6);
+
+	if (ctx->local_port >= FIRST_LENT_PORT)
+		return port_to_handover(&client, ctx->local_port, key);
+	if (addr_is_lent(&own)) {
+		*key = lent_key(own.half[1], netns_of(ctx, &own), ctx->local_port);
+		return bpf_map_lookup_elem(&handovers, key);
+	}
+	key->client = client;
+	key->netns = netns_of(ctx, &own);
+	key->client_port = bpf_ntohl(ctx->remote_port);
+	key->proxy_port = ctx->local_port;
+	key->isn = ctx->rcv_nxt - 1; /* nothing but the SYN has been counted */
+	return bpf_map_lookup_elem(&handovers, key);
+}
+
 static __always_inline void take_over(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
 {
 	const volatile struct bpf_sock_ops *fields = ctx;
 	const struct settings *cfg = current_settings();
 	struct handover_key key = {};
-	struct endpoint *asked;
+	struct handover *handover;
 	union addr own;
 
 	if (!cfg)
 		return;
-	if (ctx->local_port != cfg->outbound_port && ctx->local_port != cfg->inbound_port &&
-	    ctx->local_port != cfg->dns_port)
+	if (ctx->local_port >= FIRST_PORT ?
+		    !cfg->ztunnel_netns || !netns_is_ztunnels(ctx, cfg) :
+		    ctx->local_port != cfg->outbound_port && ctx->local_port != cfg->inbound_port &&
+			    ctx->local_port != cfg->dns_port)
 		return;
 	own = addr_of(fields->family, fields->local_ip4, fields->local_ip6);
-	if (addr_is_v4(&own) && ip_to_destination(ctx, own.word[3])) {
-		count(STAT_HANDED_OVER); /* by its address */
+	if (port_is_numbered(ctx->local_port) || addr_is_numbered(&own)) {
+		count(STAT_HANDED_OVER); /* by its number */
 		return;
 	}
-	key.client = addr_of(fields->family, fields->remote_ip4, fields->remote_ip6);
-	key.netns = netns_of(ctx, &own);
-	key.client_port = bpf_ntohl(ctx->remote_port);
-	key.proxy_port = ctx->local_port;
-	key.isn = ctx->rcv_nxt - 1; /* nothing but the SYN has been counted */
-
-	asked = bpf_map_lookup_elem(&handovers, &key);
-	if (!asked) {
+	handover = handover_of(ctx, cfg, &key);
+	if (!handover) {
 		count(STAT_NO_HANDOVER);
 		return;
 	}
-	if (bpf_sk_storage_get(&original_dst, sk, asked, BPF_SK_STORAGE_GET_F_CREATE))
+	if (bpf_sk_storage_get(&original_dst, sk, &handover->asked, BPF_SK_STORAGE_GET_F_CREATE))
 		count(STAT_HANDED_OVER);
 	bpf_map_delete_elem(&handovers, &key);
 }
@@ -145,21 +171,38 @@ static __always_inline void count_listener(const struct listener *listener, int 
 		bpf_map_delete_elem(&ztunnel_listeners, &listener->key);
 }
 
+/* Node mode: sk_lookup will find the listener by its role and family. */
+static __always_inline void listener_shown(struct bpf_sock_ops *ctx, const struct settings *cfg)
+{
+	__u32 kinds = listener_kinds(ctx);
+	int role = listener_role(cfg, ctx->local_port);
+	__u32 at = role * FAMILIES;
+
+	if (role < 0 || !netns_is_ztunnels(ctx, cfg))
+		return;
+	if (ctx->family == AF_INET || kinds & LISTENS_ALL_V4)
+		bpf_sock_map_update(ctx, &proxy_sockets, &at, BPF_ANY);
+	at++;
+	if (ctx->family == AF_INET6)
+		bpf_sock_map_update(ctx, &proxy_sockets, &at, BPF_ANY);
+}
+
 static __always_inline void listener_opens(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
 {
 	const struct settings *cfg = current_settings();
 	struct sock *kernel_sk = kernel_socket(ctx);
 	struct listeners none = {};
 	struct listener listener = {};
-	__u32 flags = 0;
 
+	if (cfg && cfg->ztunnel_netns)
+		listener_shown(ctx, cfg);
 	if (!cfg || !in_pod_mode(cfg) || ctx->local_port != cfg->outbound_port ||
 	    !cgroup_is_within((__u64)socket_cgroup(kernel_sk), cfg->ztunnel_cgroup))
 		return;
 	/* By our program on another cgroup, while `load` moves there. */
 	if (bpf_sk_storage_get(&listener_sockets, sk, NULL, 0))
 		return;
-	listener.key.netns = netns_id(BPF_CORE_READ(kernel_sk, __sk_common.skc_net.net), &flags);
+	listener.key.netns = socket_netns_id(ctx);
 	listener.key.ztunnel = cfg->ztunnel_cgroup;
 	listener.kinds = listener_kinds(ctx);
 	bpf_map_update_elem(&ztunnel_listeners, &listener.key, &none, BPF_NOEXIST);

@@ -6,8 +6,8 @@
 #ifndef ONRAMP_VERDICT_H
 #define ONRAMP_VERDICT_H
 
-#include "destinations.h"
 #include "enrolment.h"
+#include "numbering.h"
 #include "pods.h"
 
 enum hook { CONNECT, SENDMSG };
@@ -154,8 +154,8 @@ WALK __u32 ztunnel_listener_kinds(struct bpf_sock_addr *ctx, __u64 netns, __u32 
  * a connection to `to` goes; zero: nowhere, not for its family.
  *
  * All of 127/8 leads to a listener on the wildcard address: to it goes the number
- * of the destination, but for DNS, whose datagrams must be answered from the one
- * address. IPv6 has but ::1.
+ * of the destination, but for DNS, which may be listened for at 127.0.0.1 alone and
+ * whose datagrams must be answered from the one address. IPv6 has but ::1.
  */
 static __always_inline bool ztunnel_is_in_pod(struct bpf_sock_addr *ctx, const struct settings *cfg,
 					      __u64 netns, const struct endpoint *to,
@@ -173,43 +173,66 @@ static __always_inline bool ztunnel_is_in_pod(struct bpf_sock_addr *ctx, const s
 		*via = kinds & LISTENS_V6 ? cfg->ztunnel[V6] : (union addr){};
 	else if (kinds & LISTENS_ALL_V4 && !dns)
 		*via = addr_from_v4(bpf_htonl(
-			destination_to_ip(to->ip.half[0], to->ip.half[1], to->port, netns)));
+			destination_to_ip(ctx, to->ip.half[0], to->ip.half[1], to->port, netns) ?:
+				LENT_NET));
 	else
 		*via = kinds & (LISTENS_ALL_V4 | LISTENS_LOCAL_V4) ? cfg->ztunnel[V4] :
 								     (union addr){};
 	return kinds != 0;
 }
 
-/* To an address of ip's family. */
-static __always_inline bool socket_is_bound(struct bpf_sock_addr *ctx, const union addr *ip)
+/* The address that the socket is bound to; zero: none. */
+static __always_inline union addr bound_address(struct bpf_sock_addr *ctx)
 {
-	struct sock_common *sk = &kernel_socket(ctx)->__sk_common;
-	union addr own = {};
+	struct tcp_sock *tcp = bpf_skc_to_tcp_sock(ctx->sk);
+	const struct sock_common *sk;
+	union addr ip = {};
 
+	if (!tcp)
+		return ip;
+	sk = &tcp->inet_conn.icsk_inet.sk.__sk_common;
+	if (ctx->user_family == AF_INET && !sk->skc_rcv_saddr)
+		return ip;
 	if (ctx->user_family == AF_INET)
-		return BPF_CORE_READ(sk, skc_rcv_saddr);
-	bpf_core_read(&own, sizeof(own), &sk->skc_v6_rcv_saddr);
-	return !addr_is_zero(&own) && addr_is_v4(&own) == addr_is_v4(ip);
+		return addr_from_v4(sk->skc_rcv_saddr);
+	bpf_core_read(&ip, sizeof(ip), &sk->skc_v6_rcv_saddr);
+	return ip;
 }
 
 /*
- * In-pod mode: gives the socket the pod's address, in two halves, as its source;
- * the route to loopback would choose loopback, and the proxy see that as the
- * peer. One that the program has bound itself stays so: to an address, or by the
- * kernel's refusal to a port.
+ * Gives the socket an address, in two halves, as its source, unless the program has
+ * bound it itself: to an address, or by the kernel's refusal to a port. Global, as
+ * netns.h's walks are.
  */
 WALK int bind_to(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1)
 {
-	union addr ip = { .half = { ip0, ip1 } };
+	union addr ip = { .half = { ip0, ip1 } }, bound = bound_address(ctx);
 	struct sockaddr_in v4 = { .sin_family = AF_INET, .sin_addr.s_addr = ip.word[3] };
 	struct sockaddr_in6 v6 = { .sin6_family = AF_INET6 };
 
-	if (addr_is_zero(&ip) || socket_is_bound(ctx, &ip))
+	if (addr_is_zero(&ip) || (!addr_is_zero(&bound) && addr_is_v4(&bound) == addr_is_v4(&ip)))
 		return 0;
 	if (ctx->user_family == AF_INET)
 		return bpf_bind(ctx, (struct sockaddr *)&v4, sizeof(v4));
 	__builtin_memcpy(&v6.sin6_addr, &ip, sizeof(ip));
 	return bpf_bind(ctx, (struct sockaddr *)&v6, sizeof(v6));
+}
+
+/*
+ * Node mode: client_of() what ztunnel will see of a connection of the socket's: the
+ * address that it is bound to, else the pod's own (ip, in two halves); 0: none.
+ * Where the kernel may choose among others it is bound first. Global, as netns.h's
+ * walks are.
+ */
+WALK __u64 socket_client(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1, bool others)
+{
+	union addr ip = { .half = { ip0, ip1 } }, bound = bound_address(ctx);
+
+	if (!addr_is_zero(&bound) && addr_is_v4(&bound) == addr_is_v4(&ip))
+		return client_of(&bound);
+	if (others)
+		bind_to(ctx, ip0, ip1);
+	return client_of(&ip);
 }
 
 /* Whether the current task's cgroup is the one of that id, or below it. */
@@ -254,15 +277,16 @@ static __always_inline bool is_local_enrolled_pod(const union addr *ip, struct n
 
 /*
  * The table. Fills via->port, and via->ip if it is not ztunnel's address, when
- * the connection is to go there instead. Returns the line of it to count.
+ * the connection is to go there instead; LENT_NET or FIRST_LENT_PORT: where a number
+ * is to be lent, to *client. Returns the line of it to count, STATS for none.
  */
 static __always_inline enum counter verdict_of(struct bpf_sock_addr *ctx,
 					       const struct settings *cfg,
 					       const struct endpoint *to, struct endpoint *via,
-					       enum hook hook)
+					       __u64 *client, enum hook hook)
 {
 	struct netns_info info = {}, *now = &info;
-	bool tcp = ctx->type == SOCK_STREAM;
+	bool tcp = hook == CONNECT && ctx->type == SOCK_STREAM;
 	enum family family = addr_family(&to->ip);
 	__u64 outside = 0;
 	bool in_pod, dns;
@@ -285,7 +309,7 @@ static __always_inline enum counter verdict_of(struct bpf_sock_addr *ctx,
 		if (netns_has(socket_net(ctx), &to->ip))
 			return STAT_LOCAL; /* 3 */
 		via->ip = cfg->ztunnel[family];
-		via->port = cfg->inbound_port; /* 7 */
+		via->port = cfg->ztunnel_netns ? FIRST_LENT_PORT : cfg->inbound_port; /* 7 */
 		return STAT_INBOUND;
 	}
 	if (is_own(ctx, &to->ip, now))
@@ -294,13 +318,28 @@ static __always_inline enum counter verdict_of(struct bpf_sock_addr *ctx,
 	if (in_pod ? pod_rule(now->ip) == RULE_OUT ||
 			     !ztunnel_is_in_pod(ctx, cfg, now->netns, to, &via->ip, dns) :
 		     !is_enrolled(now->ip))
-		return STAT_NOT_ENROLLED; /* 8 */
+		return STAT_NOT_ENROLLED;		      /* 8 */
+	via->port = dns ? cfg->dns_port : cfg->outbound_port; /* 4, 5, 6 */
 	if (!in_pod)
 		via->ip = cfg->ztunnel[family];
-	/* The kernel lets no other hook bind. */
-	if (in_pod && tcp && hook == CONNECT && !addr_is_zero(&via->ip))
+	if (!tcp || addr_is_zero(&via->ip))
+		;
+	else if (in_pod)
+		/*
+		 * The route to loopback would choose loopback, and the proxy see that
+		 * as the peer.
+		 */
 		bind_to(ctx, now->ip[family].half[0], now->ip[family].half[1]);
-	via->port = dns ? cfg->dns_port : cfg->outbound_port; /* 4, 5, 6 */
+	else if (cfg->ztunnel_netns) {
+		*client = socket_client(ctx, now->ip[family].half[0], now->ip[family].half[1],
+					now->flags & (NETNS_MORE_V4 << family));
+		/* Our program on a cgroup further down may have been first. */
+		if (addr_equal(&to->ip, &via->ip) && is_number_of(*client, to->port, now->netns))
+			return STATS;
+		via->port =
+			destination_to_port(ctx, to->ip.half[0], to->ip.half[1], to->port | (dns ? DNS : OUTBOUND) << 16, *client) ?:
+				FIRST_LENT_PORT;
+	}
 	return dns ? STAT_DNS : STAT_OUTBOUND;
 }
 
@@ -326,6 +365,40 @@ WALK int redirected_before(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1, __u3
 	return JUST_NOW;
 }
 
+/* Tells inet_sock_set_state that the socket's connection has a verdict: given, or to pass. */
+static __always_inline void note_verdict(struct bpf_sock_addr *ctx, const struct endpoint *given)
+{
+	__u32 key = 0;
+	struct judged *last = bpf_map_lookup_elem(&judged, &key);
+
+	if (!last)
+		return;
+	last->sk = (__u64)bpf_skc_to_tcp_sock(ctx->sk);
+	last->port = given->port;
+	last->ip = given->ip;
+}
+
+/* Where a number is to be lent: lends it. False: there was none. */
+static __always_inline bool lend_if_need_be(struct bpf_sock_addr *ctx, const struct endpoint *asked,
+					    struct endpoint *given, __u64 client,
+					    enum counter counter)
+{
+	enum listener_role role = counter == STAT_INBOUND ? INBOUND :
+				  counter == STAT_DNS	  ? DNS :
+							    OUTBOUND;
+	bool in_pod = addr_is_lent(&given->ip);
+	__u32 number;
+
+	if (!in_pod && given->port < FIRST_LENT_PORT)
+		return true;
+	number = lend(ctx, asked->ip.half[0], asked->ip.half[1], asked->port | role << 16, client);
+	if (in_pod)
+		given->ip.word[3] = bpf_htonl(number);
+	else
+		given->port = number;
+	return number;
+}
+
 /*
  * What connect and sendmsg do: asked is the destination. Returns the verdict;
  * given is where to go instead, or stays zero.
@@ -333,11 +406,12 @@ WALK int redirected_before(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1, __u3
 static __always_inline int redirect(struct bpf_sock_addr *ctx, const struct endpoint *asked,
 				    struct endpoint *given, enum hook hook)
 {
-	bool tcp = ctx->type == SOCK_STREAM && ctx->protocol == IPPROTO_TCP;
+	bool tcp = hook == CONNECT && ctx->type == SOCK_STREAM && ctx->protocol == IPPROTO_TCP;
 	const struct settings *cfg = current_settings();
 	struct dialled *dialled;
 	enum counter counter;
 	enum before before;
+	__u64 client = 0;
 
 	if (!tcp && (ctx->type != SOCK_DGRAM || ctx->protocol != IPPROTO_UDP ||
 		     asked->port != DNS_PORT || !cfg || !(cfg->flags & DNS_CAPTURE)))
@@ -345,7 +419,9 @@ static __always_inline int redirect(struct bpf_sock_addr *ctx, const struct endp
 	before = redirected_before(ctx, asked->ip.half[0], asked->ip.half[1], asked->port);
 	if (before == JUST_NOW)
 		return ALLOW;
-	counter = verdict_of(ctx, cfg, asked, given, hook);
+	counter = verdict_of(ctx, cfg, asked, given, &client, hook);
+	if (counter == STATS)
+		return ALLOW;
 	if (given->port && addr_is_zero(&given->ip))
 		counter = STAT_REFUSED; /* ztunnel has no address of the family */
 	if (tcp)
@@ -354,7 +430,13 @@ static __always_inline int redirect(struct bpf_sock_addr *ctx, const struct endp
 		count(counter == STAT_REFUSED ? STAT_QUERY_REFUSED : STAT_QUERY);
 	if (counter == STAT_REFUSED)
 		return REFUSE;
-	if (!given->port || addr_is_numbered(&given->ip)) {
+	if (!lend_if_need_be(ctx, asked, given, client, counter))
+		return REFUSE; /* the proxy could not know the way */
+	if (tcp)
+		note_verdict(ctx, given);
+	if (addr_is_lent(&given->ip) || given->port >= FIRST_LENT_PORT)
+		return ALLOW;
+	if (!given->port || addr_is_numbered(&given->ip) || given->port >= FIRST_PORT) {
 		/* The socket may have been redirected in an earlier life. */
 		if (tcp && before)
 			bpf_sk_storage_delete(&dialled_sockets, ctx->sk);
@@ -362,7 +444,7 @@ static __always_inline int redirect(struct bpf_sock_addr *ctx, const struct endp
 	}
 	dialled = bpf_sk_storage_get(&dialled_sockets, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!dialled)
-		return REFUSE; /* no memory: the proxy could not know the way */
+		return REFUSE; /* no memory: likewise */
 	dialled->asked = *asked;
 	dialled->given = *given;
 	dialled->handover = (struct handover_key){};

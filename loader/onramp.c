@@ -12,17 +12,20 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 #define need(condition, ...) ((condition) ? (void)0 : errx(1, __VA_ARGS__))
+#define run(link) need(!read(open(pin("links/", link), O_RDONLY), &(char){ 0 }, 1), link ": %m")
+#define HYBRID "/sys/fs/cgroup/unified" /* cgroup2, where v1 is at the usual place */
 #define CAPABILITIES "CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN; before 5.11 CAP_SYS_RESOURCE"
 /* Something to change, and what was there before: an entry of a map, or a program's pin. */
 static struct change {
 	const char *text, *map;	     /* of a program: its pin, and NULL */
 	struct prefix key;	     /* of a rule; all zero for settings */
-	__u32 value[16], before[16]; /* an enum rule, or all of struct settings */
+	__u32 value[18], before[18]; /* an enum rule, or all of struct settings */
 	bool remove, existed;
 	int fd, old_link, old_program; /* negative, or 0: none */
-} * changes;
-static int wanted, done;					/* how many; rules come first */
-static const char *arg[128] = { ['p'] = "/sys/fs/bpf/onramp" }; /* by option letter */
+} * changes, *wishes;
+static int wanted, done; /* how many wishes and changes */
+/* By option letter, and: g, s, l: where getsockopt, sock_ops, lookup go; i: in-pod mode */
+static const char *arg[128] = { ['p'] = "/sys/fs/bpf/onramp" };
 static struct onramp *skel;
 
 static int print(enum libbpf_print_level level, const char *format, va_list args)
@@ -54,9 +57,11 @@ static struct prefix parse(const char *text)
 
 static void add_rule(const char *cidr, __u32 rule) /* 0: remove it */
 {
-	const char *map = rule == RULE_BYPASS ? "bypass_rules" : "mesh_rules";
-
-	changes[wanted++] = (struct change){ cidr, map, parse(cidr), { rule }, .remove = !rule };
+	wishes[wanted++] = (struct change){ cidr,
+					    rule == RULE_BYPASS ? "bypass_rules" : "mesh_rules",
+					    parse(cidr),
+					    { rule },
+					    .remove = !rule };
 }
 
 /* The inode number, which is what the kernel calls cgroups and netns by; 0 for no name. */
@@ -64,10 +69,10 @@ static __u64 inode(const char *name, __u32 magic, const char *kind)
 {
 	struct statfs fs;
 	struct stat st = {};
-	bool dir = magic != NSFS_MAGIC;
 	bool there = name && !stat(name, &st) && !statfs(name, &fs) && fs.f_type == magic;
 
-	need(!name || (there && S_ISDIR(st.st_mode) == dir), "%s: give a %s", name, kind);
+	need(!name || (there && S_ISDIR(st.st_mode) == (magic != NSFS_MAGIC)), "%s: give a %s",
+	     name, kind);
 	return st.st_ino;
 }
 
@@ -84,7 +89,7 @@ static void unload(void)
 
 static void undo(void)
 {
-	for (struct change *change = changes + done; change-- > changes;) {
+	for (struct change *change = changes + done; change-- > changes;)
 		if (change->existed)
 			bpf_map_update_elem(change->fd, &change->key, &change->before, 0);
 		else if (change->map)
@@ -93,14 +98,12 @@ static void undo(void)
 			bpf_link_update(change->old_link, change->old_program, NULL);
 		else if (unlink(change->text), change->old_link >= 0)
 			bpf_obj_pin(change->old_link, change->text);
-	}
 }
 
 static void write_maps(void)
 {
-	atexit(undo);
-	while (done < wanted) {
-		struct change *c = &changes[done++];
+	for (int i = 0; i < wanted; i++) {
+		struct change *c = memcpy(&changes[done++], &wishes[i], sizeof(*c));
 		bool same = c > changes && c->map == c[-1].map;
 		int fd = c->fd = same ? c[-1].fd : bpf_obj_get(pin("maps/", c->map));
 		struct prefix key = {}, *at = NULL;
@@ -118,9 +121,13 @@ static void write_maps(void)
 static void attach(struct bpf_program *program) /* in the place of its predecessor's */
 {
 	const char *name = bpf_program__name(program), *new = pin("links/", "new");
-	const char *cgroup = arg[program == skel->progs.getsockopt && arg['t'] ? 't' : 'c'];
 	bool tracing = bpf_program__type(program) == BPF_PROG_TYPE_TRACING;
+	bool netns = program == skel->progs.lookup, ops = program == skel->progs.sock_ops;
 	bool pods = program == skel->progs.pods, rules = program == skel->progs.rules;
+	const char *to = arg[netns			       ? 'l' :
+			     ops			       ? 's' :
+			     program == skel->progs.getsockopt ? 'g' :
+								 'c'];
 	struct bpf_map *map = pods ? skel->maps.pod_ips : rules ? skel->maps.rules_turns : NULL;
 	union bpf_iter_link_info iter = { .map.map_fd = map ? bpf_map__fd(map) : 0 };
 	LIBBPF_OPTS(bpf_iter_attach_opts, opts, .link_info = &iter, .link_info_len = sizeof(iter));
@@ -131,45 +138,56 @@ static void attach(struct bpf_program *program) /* in the place of its predecess
 
 	c->text = pin(map || program == skel->progs.metrics ? "" : "links/", name);
 	c->old_link = bpf_obj_get(c->text);
-	if (!bpf_program__autoload(program))
+	if (!bpf_program__autoload(program) || !to)
 		return (void)unlink(c->text);
 	bpf_obj_get_info_by_fd(c->old_link, &info, &(__u32){ sizeof(info) });
-	if (!tracing && info.cgroup.cgroup_id == inode(cgroup, CGROUP2_SUPER_MAGIC, "cgroup2")) {
+	if (!tracing && inode(to, netns ? NSFS_MAGIC : CGROUP2_SUPER_MAGIC, "cgroup2") ==
+				(netns ? info.netns.netns_ino : info.cgroup.cgroup_id)) {
 		c->old_program = bpf_prog_get_fd_by_id(info.prog_id);
 		err = bpf_link_update(c->old_link, bpf_program__fd(program), NULL);
 	} else {
 		unlink(new); /* of a loader that was killed */
 		link = map     ? bpf_program__attach_iter(program, &opts) :
 		       tracing ? bpf_program__attach(program) :
-				 bpf_program__attach_cgroup(program, open(cgroup, O_RDONLY));
+		       netns   ? bpf_program__attach_netns(program, open(to, O_RDONLY)) :
+				 bpf_program__attach_cgroup(program, open(to, O_RDONLY));
 		err = !link || bpf_link__pin(link, new) ||
 		      (rename(new, c->text) && (unlink(new), 1));
 	}
-	need(!err, "%s: cannot attach to %s: %m: see bpftool cgroup tree", name, cgroup);
+	need(!err, "%s: cannot attach to %s: %m: see bpftool cgroup tree", name, to);
 }
 
 static void load(bool loaded)
 {
-	const char *hybrid = "/sys/fs/cgroup/unified"; /* with v1 at the usual place */
-	struct settings new = { .outbound_port = 15001, .inbound_port = 15006, .dns_port = 15053 };
+	struct settings new = { ZTUNNEL_PORTS };
+	struct sockaddr_in6 z = { .sin6_family = AF_INET6 };
 
 	need(arg['z'] || (arg['z'] = getenv("ZTUNNEL_IP")), "no ztunnel: give -z or ZTUNNEL_IP");
 	for (char *ip, *list = strdup(arg['z']); (ip = strsep(&list, ","));) {
-		struct prefix z = parse(ip);
+		struct prefix p = parse(ip);
 		bool v6 = strchr(ip, ':'), in_pod = !strcmp(ip, "127.0.0.1") || !strcmp(ip, "::1");
-		need(in_pod || (z.length == 128 && z.ip.byte[v6 ? 0 : 12] % 127), "%s: no pod", ip);
+		need(in_pod || (p.length == 128 && p.ip.byte[v6 ? 0 : 12] % 127), "%s: no pod", ip);
 		need(!in_pod || arg['t'], "%s: in-pod mode: give ztunnel's cgroup, -t", ip);
 		need(!new.ztunnel[v6].half[1], "%s: the second of its family", ip);
-		new.ztunnel[v6] = z.ip;
+		arg['i'] = in_pod ? ip : arg['i'];
+		new.ztunnel[v6] = p.ip;
 	}
-	arg['c'] = arg['c'] ?: access(hybrid, F_OK) ? "/sys/fs/cgroup" : hybrid;
+	arg['c'] = arg['c'] ?: access(HYBRID, F_OK) ? "/sys/fs/cgroup" : HYBRID;
 	new.root_cgroup = inode(arg['c'], CGROUP2_SUPER_MAGIC, "cgroup2 directory");
 	new.ztunnel_cgroup = inode(arg['t'], CGROUP2_SUPER_MAGIC, "cgroup2 directory");
 	new.node_netns = inode(arg['n'], NSFS_MAGIC, "netns like /proc/PID/ns/net");
 	new.flags = (arg['H'] ? NO_HOST_CAPTURE : 0) | (arg['d'] ? DNS_CAPTURE : 0);
-	changes[wanted] = (struct change){ .text = "-z", .map = "settings" };
-	memcpy(changes[wanted++].value, &new, sizeof(new));
 	inode("/sys/kernel/btf", SYSFS_MAGIC, "kernel with BTF");
+	memcpy(&z.sin6_addr, &new.ztunnel[!new.ztunnel[V4].half[1]], sizeof(z.sin6_addr));
+	arg['g'] = arg['t'] ?: arg['c'];
+	/* Numbers need ztunnel's netns, which is this one if its address can be bound here. */
+	if (!arg['i'] && !bind(socket(AF_INET6, SOCK_STREAM, 0), (void *)&z, sizeof(z)))
+		arg['l'] = "/proc/self/ns/net";
+	new.ztunnel_netns = inode(arg['l'], NSFS_MAGIC, "netns");
+	/* Where all connections have numbers sockops is for ztunnel's own sockets. */
+	arg['s'] = arg[(arg['i'] ? !arg['d'] && !new.ztunnel[V6].half[1] : !!arg['l']) ? 'g' : 'c'];
+	wishes[wanted] = (struct change){ .text = "-z", .map = "settings" };
+	memcpy(wishes[wanted++].value, &new, sizeof(new));
 	need(loaded || !(mkdir(arg['p'], 01700) || atexit(unload)), "%s: %m: give -p", arg['p']);
 	inode(arg['p'], BPF_FS_MAGIC, "path in a bpffs (mount -t bpf)");
 	for (struct bpf_map *map = NULL; (map = bpf_object__next_map(skel->obj, map));)
@@ -179,10 +197,15 @@ static void load(bool loaded)
 		bpf_program__set_autoload(p, arg['d'] || !strstr(bpf_program__name(p), "msg"));
 	need(!bpf_object__load(skel->obj), "cannot load: %m: %s",
 	     errno == EPERM ? "give " CAPABILITIES : "see -v");
+	atexit(undo);
+	if (arg['l']) /* before the first number is used */
+		attach(skel->progs.lookup), attach(skel->progs.listeners), run("listeners");
+	if (arg['s'] == arg['c']) /* before the last one is */
+		attach(skel->progs.sock_ops);
 	write_maps();
 	for (struct bpf_program *p = NULL; (p = bpf_object__next_program(skel->obj, p));)
 		attach(p); /* connect last: see the Makefile */
-	need(!read(open(pin("links/", "iter_task"), O_RDONLY), &new, 1), "iter_task: %m");
+	run("iter_task"), run("listeners");
 }
 
 int main(int argc, char **argv)
@@ -197,7 +220,7 @@ int main(int argc, char **argv)
 	if (command == NONE && argc > 1 && strstr(argv[1], "help"))
 		return fputs(usage, stdout) < 0;
 	need(command<NONE, "%s: no such command: see onramp help", argc> 1 ? argv[1] : "-");
-	changes = calloc(argc + 32, sizeof(*changes));
+	changes = calloc(2 * argc + 64, sizeof(*changes)), wishes = changes + argc + 62;
 	for (argv++, argc--; (option = getopt_long(argc, argv, short_options, options, 0)) > 0;) {
 		need(!strchr("?:", option) && (command == LOAD || strchr("pv", option)),
 		     "%s: not like this: see onramp help", argv[optind - 1 - !!optarg]);
@@ -215,6 +238,6 @@ int main(int argc, char **argv)
 	here = here && (stat(pin("..", ""), &up) || d.st_dev == up.st_dev);
 	here |= !access(pin("maps/", "settings"), F_OK); /* where somebody changed that mode */
 	need(here || command == LOAD, "%s: no onramp here: load it, or give -p", arg['p']);
-	command == LOAD ? load(here) : command == UNLOAD ? unload() : write_maps();
+	command == LOAD ? load(here) : command == UNLOAD ? unload() : (atexit(undo), write_maps());
 	_exit(0); /* without undoing */
 }

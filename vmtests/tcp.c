@@ -2,8 +2,9 @@
 /*
  * tcp - the two ends that the suites need, each saying what it sees.
  *
- *   tcp serve ADDR PORT...     answers each connection with one line:
- *                              local= peer= orig4= orig6= (SO_ORIGINAL_DST)
+ *   tcp serve ADDR PORT...     answers each connection with one line: local=
+ *                              peer= orig4= orig6= (SO_ORIGINAL_DST) on= (its own
+ *                              PORT, which need not be local's)
  *   tcp share ADDR PORT...     the same, letting others listen beside it
  *   tcp web ADDR PORT...       the same as an HTTP answer; prints each, with the
  *                              request's User-Agent
@@ -76,7 +77,7 @@ static void make_http(int fd, char *line, size_t room)
 		 strlen(body), body);
 }
 
-static void answer(int fd, bool web)
+static void answer(int fd, bool web, const char *port)
 {
 	union name local = {}, peer = {};
 	socklen_t size = sizeof(local);
@@ -88,7 +89,7 @@ static void answer(int fd, bool web)
 	getpeername(fd, &peer.any, &size);
 	used = snprintf(line, 512, "local=%s peer=%s ", show(&local), show(&peer));
 	used += snprintf(line + used, 512 - used, "orig4=%s ", original(fd, SOL_IP));
-	snprintf(line + used, 512 - used, "orig6=%s\n", original(fd, SOL_IPV6));
+	snprintf(line + used, 512 - used, "orig6=%s on=%s\n", original(fd, SOL_IPV6), port);
 	if (web)
 		make_http(fd, line, sizeof(line));
 	if (write(fd, line, strlen(line)) < 0)
@@ -127,7 +128,7 @@ static int serve(const char *what, const char *ip, char **ports, int count)
 				int fd = accept(fds[i].fd, NULL, NULL);
 
 				if (fd >= 0)
-					answer(fd, web);
+					answer(fd, web, ports[i]);
 			}
 	return 1;
 }
@@ -176,7 +177,7 @@ static enum fate fate_of(const union name *to)
 	/* Reset: neither end keeps the port in TIME_WAIT. */
 	setsockopt(fd, SOL_SOCKET, SO_LINGER, &(struct linger){ 1, 0 }, sizeof(struct linger));
 	close(fd);
-	snprintf(orig, sizeof(orig), v4 ? " orig4=%s " : " orig6=%s\n", show(to));
+	snprintf(orig, sizeof(orig), v4 ? " orig4=%s " : " orig6=%s ", show(to));
 	snprintf(local, sizeof(local), "local=%s ", show(to));
 	snprintf(mapped, sizeof(mapped), "local=[::ffff:%s]:%u ",
 		 v4 ? inet_ntoa(to->v4.sin_addr) : "", ntohs(to->v4.sin_port));

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * tp_btf/inet_sock_set_state: counts what escaped, as a socket begins a handshake: a
+ * connection of an enrolled pod's that our connect program had no verdict for, or
+ * that goes elsewhere than it was sent, and that the table does not let pass. 0 on
+ * every node that is in order. Three times for a connection, and once of these with
+ * something to do, where sockops would run ten times. Decides nothing.
+ */
+#include "enrolment.h"
+#include "numbers.h"
+#include "pods.h"
+
+static __always_inline bool goes_to(const struct sock *sk, const struct judged *sent)
+{
+	const struct sock_common *common = &sk->__sk_common;
+	union addr ip = {};
+
+	if (common->skc_dport != bpf_htons(sent->port))
+		return false;
+	if (addr_is_v4(&sent->ip)) /* an IPv4-mapped one is in both fields */
+		return common->skc_daddr == sent->ip.word[3];
+	bpf_core_read(&ip, sizeof(ip), &common->skc_v6_daddr);
+	return addr_equal(&ip, &sent->ip);
+}
+
+/* Whether ztunnel is known to listen in the netns, which enrols it in in-pod mode. */
+static __always_inline bool is_listened_in(const struct settings *cfg, __u64 netns)
+{
+	struct listeners_key key = { netns, cfg->ztunnel_cgroup };
+	struct listeners *here = bpf_map_lookup_elem(&ztunnel_listeners, &key);
+
+	return here && (here->all_v4 > 0 || here->local_v4 > 0 || here->v6 > 0);
+}
+
+/* Where a socket, by its address, connects to. */
+static __always_inline union addr destination_ip(struct sock *sk)
+{
+	union addr ip = {};
+
+	if (BPF_CORE_READ(sk, __sk_common.skc_family) == AF_INET)
+		return addr_from_v4(BPF_CORE_READ(sk, __sk_common.skc_daddr));
+	bpf_core_read(&ip, sizeof(ip), &sk->__sk_common.skc_v6_daddr);
+	return ip;
+}
+
+/* Whether a pod of that netns may go to ip, in two halves, without ztunnel. */
+WALK int may_pass(__u64 net, __u64 ip0, __u64 ip1, __u32 port)
+{
+	const struct settings *cfg = current_settings();
+	union addr ip = { .half = { ip0, ip1 } };
+	struct netns_info info = {};
+	enum family family = addr_family(&ip);
+	const struct pod *ztunnel;
+
+	if (!cfg || addr_stays_here(&ip) || is_bypassed(&ip))
+		return true;
+	if (addr_equal(&ip, &cfg->ztunnel[family]) &&
+	    (listener_role(cfg, port) >= 0 || port >= FIRST_PORT))
+		return true; /* redirected, and the verdict is another CPU's */
+	netns_read_ips((struct net *)net, &info);
+	if (in_pod_mode(cfg))
+		return pod_rule(info.ip) == RULE_OUT || !is_listened_in(cfg, info.netns) ||
+		       netns_has((struct net *)net, &ip);
+	if (!is_enrolled(info.ip) || netns_has((struct net *)net, &ip))
+		return true;
+	ztunnel = bpf_map_lookup_elem(&pod_ips, &cfg->ztunnel[family]);
+	return !cfg->ztunnel_cgroup && ztunnel && ztunnel->netns == info.netns;
+}
+
+/* Whether the table is for the sockets of this cgroup: below ours, and not ztunnel's. */
+WALK int is_judged(__u64 cgroup)
+{
+	const struct settings *cfg = current_settings();
+
+	if (!cfg || !cgroup || (cfg->root_cgroup && !cgroup_is_within(cgroup, cfg->root_cgroup)))
+		return false;
+	return !cfg->ztunnel_cgroup || !cgroup_is_within(cgroup, cfg->ztunnel_cgroup);
+}
+
+static __always_inline bool escapes(struct sock *sk)
+{
+	const struct settings *cfg = current_settings();
+	struct net *net = BPF_CORE_READ(sk, __sk_common.skc_net.net);
+	struct netns_info info = {};
+	union addr ip;
+
+	if (!cfg || (addr_is_zero(&cfg->ztunnel[V4]) && addr_is_zero(&cfg->ztunnel[V6])))
+		return false;
+	info.inum = BPF_CORE_READ(net, ns.inum);
+	info.flags = netns_initial((__u64)net, bpf_get_current_task());
+	if (netns_is_no_pod(cfg, &info) || !is_judged((__u64)socket_cgroup(sk)))
+		return false;
+	ip = destination_ip(sk);
+	return !may_pass((__u64)net, ip.half[0], ip.half[1],
+			 bpf_ntohs(BPF_CORE_READ(sk, __sk_common.skc_dport)));
+}
+
+SEC("tp_btf/inet_sock_set_state")
+int BPF_PROG(inet_sock_set_state, struct sock *sk, int old, int new)
+{
+	const struct judged *last;
+	__u32 key = 0;
+
+	if (new != BPF_TCP_SYN_SENT)
+		return 0;
+	last = bpf_map_lookup_elem(&judged, &key);
+	if (last && last->sk == (__u64)sk && (!last->port || goes_to(sk, last)))
+		return 0;
+	if (escapes(sk))
+		count(STAT_ESCAPED);
+	return 0;
+}

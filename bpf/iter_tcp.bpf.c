@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * iter/tcp: finds ztunnel's listeners, for sk_lookup, that are older than the load.
+ * The kernel iterates over the reader's netns, which the loader makes ztunnel's.
+ * Reading the pinned link runs it; it prints nothing.
+ */
+#include "numbers.h"
+
+SEC("iter/tcp")
+int listeners(struct bpf_iter__tcp *ctx)
+{
+	struct sock_common *sk = ctx->sk_common;
+	const struct settings *cfg = current_settings();
+	__u32 at;
+
+	if (!sk || sk->skc_state != BPF_TCP_LISTEN)
+		return 0;
+	/* On the first load there are no settings yet. */
+	if (cfg && cfg->ztunnel_netns && sk->skc_net.net->ns.inum != cfg->ztunnel_netns)
+		return 0;
+	switch (sk->skc_num) {
+	case OUTBOUND_PORT:
+		at = OUTBOUND * FAMILIES;
+		break;
+	case INBOUND_PORT:
+		at = INBOUND * FAMILIES;
+		break;
+	case DNS_CAPTURE_PORT:
+		at = DNS * FAMILIES;
+		break;
+	default:
+		return 0;
+	}
+	if (sk->skc_family == AF_INET || !BPF_CORE_READ_BITFIELD(sk, skc_ipv6only))
+		bpf_map_update_elem(&proxy_sockets, &at, sk, BPF_ANY);
+	at++;
+	if (sk->skc_family == AF_INET6)
+		bpf_map_update_elem(&proxy_sockets, &at, sk, BPF_ANY);
+	return 0;
+}

@@ -1,0 +1,206 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* How connect gives connections the numbers of numbers.h. */
+#ifndef ONRAMP_NUMBERING_H
+#define ONRAMP_NUMBERING_H
+
+#include "numbers.h"
+
+#define NUMBER_TRIES 8 /* places where a destination may be, by its hash */
+
+/*
+ * For each 2048 dials a destination gets another number, up to so many: the ports
+ * of a client that dials without a pause, and keeps them in TIME_WAIT for a
+ * minute, do not run out below 15,000 connections a second.
+ */
+#define DIALS_PER_NUMBER 2048
+#define MOST_NUMBERS 32
+
+/* Longer than a handshake may take (tcp_syn_retries: 127 s). */
+#define LENT_SECONDS 130
+
+/*
+ * Overwrites the entry of a netns that is gone, one CPU at a time: between a look
+ * and an update another may have, and given the number away.
+ */
+static __noinline int overwrite(const struct number_key *key, const struct destination *fresh)
+{
+	struct handover_key lock = { .netns = key->client, .isn = key->number }; /* no ports */
+	struct handover none = {};
+	struct destination *found;
+
+	if (bpf_map_update_elem(&handovers, &lock, &none, BPF_NOEXIST))
+		return 0;
+	found = bpf_map_lookup_elem(&destinations, key);
+	if (found && !netns_is_alive((struct net *)found->net, found->netns))
+		bpf_map_update_elem(&destinations, key, fresh, BPF_EXIST);
+	return bpf_map_delete_elem(&handovers, &lock); /* the verifier wants a number */
+}
+
+/*
+ * The entry of a destination dialled in the netns of the context's socket, which
+ * is netns; a new one if need be. NULL: its places are taken, or the map is full.
+ * client and number are those of struct number_key, nth is 0 for the first number
+ * of a destination.
+ */
+static __noinline struct destination *destination_of(const void *ctx, const struct endpoint *asked,
+						     __u64 client, __u64 netns, __u32 nth)
+{
+	struct number_key key = { .client = client };
+	__u32 hash = ((asked->ip.half[0] ^ asked->ip.half[1] ^ (__u64)asked->port << 16 ^
+		       netns << 32 ^ (__u64)nth << 48) *
+		      0x9e3779b97f4a7c15ULL) >>
+		     32;
+
+	for (int i = 0; i < NUMBER_TRIES; i++) {
+		struct destination *found;
+
+		key.number = (hash + i) % (client ? NODE_NUMBERS : IN_POD_NUMBERS);
+		found = bpf_map_lookup_elem(&destinations, &key);
+		if (!found || (found->netns != netns &&
+			       !netns_is_alive((struct net *)found->net, found->netns))) {
+			struct destination fresh = { *asked, netns, (__u64)socket_net(ctx) };
+
+			fresh.number = key.number;
+			if (found)
+				overwrite(&key, &fresh);
+			else /* another CPU may be first, and for the same destination */
+				bpf_map_update_elem(&destinations, &key, &fresh, BPF_NOEXIST);
+			found = bpf_map_lookup_elem(&destinations, &key);
+		}
+		if (found && found->netns == netns && found->asked.port == asked->port &&
+		    addr_equal(&found->asked.ip, &asked->ip))
+			return found;
+	}
+	count(STAT_DESTINATIONS_FULL);
+	return NULL;
+}
+
+/*
+ * In-pod mode: the address, in host byte order, for a connection to a destination
+ * (its address in two halves, and port); 0: none, lend one. Global, as netns.h's
+ * walks are.
+ */
+WALK __u32 destination_to_ip(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1, __u32 port,
+			     __u64 netns)
+{
+	struct endpoint asked = { { .half = { ip0, ip1 } }, port };
+	struct destination *found = destination_of(ctx, &asked, 0, netns, 0);
+
+	if (!found)
+		return 0;
+	return NUMBERED_NET | (__u32)found->number << LOT_BITS |
+	       bpf_get_prandom_u32() >> (32 - LOT_BITS);
+}
+
+/* How many numbers a destination has, by how often it was dialled. */
+static __always_inline __u32 numbers_for(__u32 dials)
+{
+	__u32 numbers = dials / DIALS_PER_NUMBER + 1;
+
+	return numbers < MOST_NUMBERS ? numbers : MOST_NUMBERS;
+}
+
+/*
+ * Node mode, where many ports lead to ztunnel: the port for a connection of a
+ * client's to a destination (its address in two halves, and port, with an enum
+ * listener_role 16 bits above); 0: none, lend one. Global, as netns.h's walks are.
+ */
+WALK __u32 destination_to_port(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1, __u32 port_role,
+			       __u64 client)
+{
+	struct endpoint asked = { { .half = { ip0, ip1 } }, port_role };
+	__u64 netns = socket_netns_id(ctx);
+	struct destination *found;
+	__u32 nth = 0;
+
+	found = client ? destination_of(ctx, &asked, client, netns, 0) : NULL;
+	if (!found)
+		return 0;
+	__sync_fetch_and_add(&found->dials, 1);
+	if (found->dials >= DIALS_PER_NUMBER)
+		nth = bpf_get_prandom_u32() % numbers_for(found->dials);
+	if (nth)
+		found = destination_of(ctx, &asked, client, netns, nth);
+	if (!found)
+		return 0;
+	if (found->role != port_role >> 16)
+		found->role = port_role >> 16;
+	return FIRST_PORT + found->number;
+}
+
+/* Whether a port is a number of that client's, in that netns. Global, as netns.h's walks. */
+WALK int is_number_of(__u64 client, __u32 port, __u64 netns)
+{
+	const struct destination *found = port_to_destination(client, port);
+
+	return found && found->netns == netns;
+}
+
+/* Puts a handover in; in the place of one that nobody asked for in time, if need be. */
+static __noinline bool handover_put(const struct handover_key *key, const struct handover *handover)
+{
+	const struct handover *other;
+
+	if (!bpf_map_update_elem(&handovers, key, handover, BPF_NOEXIST))
+		return true;
+	other = bpf_map_lookup_elem(&handovers, key);
+	/* Of several CPUs one takes it out. */
+	return other && handover->lent - other->lent > LENT_SECONDS &&
+	       !bpf_map_delete_elem(&handovers, key) &&
+	       !bpf_map_update_elem(&handovers, key, handover, BPF_NOEXIST);
+}
+
+static __always_inline __u16 role_port(const struct settings *cfg, __u32 role)
+{
+	return role == DNS     ? cfg->dns_port :
+	       role == INBOUND ? cfg->inbound_port :
+				 cfg->outbound_port;
+}
+
+/*
+ * Lends a number to the one connection that the context's socket is to make, to a
+ * destination as in destination_to_port(), and keeps it with the socket. In node
+ * mode client is as there, 0 for a node program. Returns the address, in host byte
+ * order, or the port; 0: none is free. Global, as netns.h's walks are.
+ */
+WALK __u32 lend(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1, __u32 port_role, __u64 client)
+{
+	struct handover handover = {
+		.asked = { { .half = { ip0, ip1 } }, port_role },
+		.role = port_role >> 16,
+		.lent = bpf_ktime_get_ns() / 1000000000,
+	};
+	const struct settings *cfg = current_settings();
+	struct handover_key key;
+	struct dialled *dialled;
+
+	if (!cfg)
+		return 0;
+	dialled = bpf_sk_storage_get(&dialled_sockets, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!dialled)
+		return 0;
+	dialled->asked = handover.asked;
+	for (int i = 0; i < NUMBER_TRIES; i++) {
+		__u32 lot = bpf_get_prandom_u32(), number;
+
+		if (in_pod_mode(cfg)) {
+			number = LENT_NET | lot >> (32 - LENT_NET_BITS);
+			dialled->given.ip = addr_from_v4(bpf_htonl(number));
+			dialled->given.port = role_port(cfg, handover.role);
+			key = lent_key(dialled->given.ip.half[1], socket_netns_id(ctx),
+				       dialled->given.port);
+		} else {
+			number = FIRST_LENT_PORT + lot % (65536 - FIRST_LENT_PORT);
+			dialled->given.ip = cfg->ztunnel[addr_family(&handover.asked.ip)];
+			dialled->given.port = number;
+			key = lent_key(client, 0, number);
+		}
+		dialled->handover = key;
+		if (handover_put(&key, &handover))
+			return number;
+	}
+	count(STAT_HANDOVERS_FULL);
+	return 0;
+}
+
+#endif
