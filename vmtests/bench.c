@@ -20,6 +20,7 @@
  *   -n N        so many short connections, -m N so many round trips instead
  *   -l N        first opens N connections and keeps them, 10,000 of them to IP,
  *               as many to the next address, and so on
+ *   -W          each short connection is closed by FIN, and so is in TIME_WAIT after
  *   -S          with the kernel's accounting of BPF programs on
  *
  * A short connection is: socket, connect, 16 bytes there, 24 back, and close by
@@ -71,7 +72,7 @@ struct answer {
 static struct {
 	struct wish original;
 	clockid_t proxy;
-	bool has_proxy;
+	bool has_proxy, time_wait;
 	int cpu, one, two, round, bulk, getsockopt, count, trips, live, workers;
 } opt = { .cpu = -1 };
 
@@ -314,7 +315,10 @@ static void one_short(bool keep_time)
 	int fd = dial(&took);
 
 	ask(fd, 0);
-	hang_up(fd);
+	if (opt.time_wait)
+		close(fd);
+	else
+		hang_up(fd);
 	if (keep_time)
 		sample(took);
 }
@@ -511,7 +515,7 @@ static int client(const char *ip, const char *port)
 	samples = malloc(MAX_SAMPLES * sizeof(*samples));
 	memset(samples, 1, MAX_SAMPLES * sizeof(*samples)); /* no page faults later */
 	/* What stalls ends all. */
-	alarm(60 + (opt.one + opt.two + opt.round + opt.bulk) / 100 + opt.live / 1000);
+	alarm(60 + (opt.one + opt.two + opt.round + opt.bulk) / 100 + opt.live / 1000 + opt.count / 1000);
 	printf("{ \"on_cpu\": %d", opt.cpu);
 	if (opt.live)
 		keep_live();
@@ -603,7 +607,7 @@ int main(int argc, char **argv)
 	signal(SIGPIPE, SIG_IGN);
 	raise_limit();
 	argv++, argc--;
-	while ((option = getopt(argc, argv, "o:p:c:1:2:r:b:g:n:m:l:w:S")) > 0) {
+	while ((option = getopt(argc, argv, "o:p:c:1:2:r:b:g:n:m:l:w:SW")) > 0) {
 		int number = optarg ? atoi(optarg) : 0;
 
 		switch (option) {
@@ -643,6 +647,9 @@ int main(int argc, char **argv)
 			break;
 		case 'w':
 			opt.workers = number;
+			break;
+		case 'W':
+			opt.time_wait = true;
 			break;
 		case 'S':
 			account();

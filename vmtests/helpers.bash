@@ -132,8 +132,14 @@ ztunnel_up() {
 }
 
 reload() { # OPTION...
-	"$ONRAMP" load -z "$ZTUNNEL_POD_IP" -p "$PIN" -c "$CG" \
+	${ONRAMP_NETNS:+nsenter --net="/run/netns/$RUN-$ONRAMP_NETNS"} \
+		"$ONRAMP" load -z "$ZTUNNEL_POD_IP" -p "$PIN" -c "$CG" \
 		-n "/run/netns/$RUN-node" "$@"
+}
+
+# From ztunnel's own netns, as its init container does: with sk_lookup.
+reload_there() { # OPTION...
+	ONRAMP_NETNS=ztunnel reload "$@"
 }
 
 # A node with ztunnel, an enrolled client and a server that is not.
@@ -201,8 +207,9 @@ bytes_of() { # IP
 }
 
 node_down() {
-	local ns mine
+	local ns mine escaped
 	[ -n "${RUN-}" ] || return 0
+	escaped=$([ ! -e "$PIN/metrics" ] || metric escaped_total)
 	[ ! -e "$PIN" ] || onramp unload
 	cgroup_end "$CG"
 	ip netns list | awk '{ print $1 }' | while read -r ns; do
@@ -212,6 +219,8 @@ node_down() {
 	rm -rf --one-file-system "$WORK"
 	mine=$(ip netns list | grep "^$RUN" || :)
 	[ -z "$mine" ] || { echo "netns leaked: $mine" >&2; return 1; }
+	# A suite where connections escape on purpose says how many.
+	[ "${escaped:-${ESCAPES:-0}}" = "${ESCAPES:-0}" ] || { echo "escaped: $escaped" >&2; return 1; }
 }
 
 # shellcheck source=vmtests/runc.bash

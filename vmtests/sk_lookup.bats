@@ -1,0 +1,158 @@
+#!/usr/bin/env bats
+# SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+# sk_lookup: in node mode, loaded from ztunnel's netns, redirected connections come
+# to many of ztunnel's ports, each of which tells the original destination, and
+# reach the one listener that they are for.
+
+load helpers.bash
+
+BENCH=$ROOT/build/bench
+# As many connections, and a seventh as many ports. 200000: the 28,232 that a pod has.
+WALL=${ONRAMP_TEST_WALL:-20000}
+
+setup_file() {
+	node_up sk_lookup
+	ztunnel_up # older than the load
+	pod_up client 10.77.1.2
+	pod_up server 10.77.2.2
+	pod_up stranger 10.77.3.2 # not enrolled
+	dual_stack client:1 server:2 ztunnel:9
+	serve ztunnel "$ZTUNNEL_POD_IP6" 15001 15006 15053
+	serve server :: 80 53
+	reload_there -z "$ZTUNNEL_POD_IP6" -e 10.77.1.0/24
+	connects_from_now
+}
+
+teardown() {
+	connects_add_up
+}
+
+teardown_file() {
+	node_down
+}
+
+# What the proxy says of a connection: number or lent, listener, original.
+seen() { # number|lent PORT ORIGINAL
+	local port=${output#* local=} kind
+	port=${port%% *} port=${port##*:}
+	kind=$((port < 32768 ? 0 : port < 57344 ? 1 : 2))
+	is "$kind" "$([ "$1" = number ] && echo 1 || echo 2)"
+	has " on=$2" "$3 " "dialled=${3#orig?=} "
+}
+
+@test "both families, IPv4-mapped addresses, and a listener that is older than the load" {
+	run -0 pod client "$TCP" dial 10.77.2.2 80
+	seen number 15001 orig4=10.77.2.2:80
+	has "peer=10.77.1.2:"
+	run -0 pod client "$TCP" dial fd00:77::2 80
+	seen number 15001 "orig6=[fd00:77::2]:80"
+	has "peer=[fd00:77::1]:"
+	run -0 pod client "$TCP" dial ::ffff:10.77.2.2 80
+	has " on=15001" "orig4=10.77.2.2:80 " "dialled=[::ffff:10.77.2.2]:80 "
+	run -0 pod stranger "$TCP" dial 10.77.2.2 80
+	has " on=80" "peer=[::ffff:10.77.3.2]:"
+	is "$(entries handovers)" 0
+}
+
+@test "a destination has one number, another destination another" {
+	before=$(entries destinations)
+	run -0 pod client "$TCP" dial 10.77.2.2 80 20
+	is "$(grep -o ' local=[^ ]*' <<<"$output" | sort -u | wc -l)" 1
+	is "$(entries destinations)" "$before"
+	run -0 pod client "$TCP" dial 10.77.2.2 81
+	seen number 15001 orig4=10.77.2.2:81
+	is "$(entries destinations)" $((before + 1))
+	run -0 pod client "$TCP" dial 10.77.2.2 80
+	seen number 15001 orig4=10.77.2.2:80
+}
+
+@test "node programs are led to the inbound listener, by numbers that are lent" {
+	pod_up web 10.77.1.3
+	serve web 0.0.0.0 80
+	run -0 node "$TCP" dial 10.77.1.3 80
+	seen lent 15006 orig4=10.77.1.3:80
+	run -0 node "$TCP" dial 10.77.1.3 80 30
+	is "$(grep -c ' on=15006' <<<"$output")" 30
+	is "$(entries handovers)" 0
+	pod_down web
+}
+
+@test "with DNS capture port 53 is led to the DNS listener" {
+	reload_there -z "$ZTUNNEL_POD_IP6" -d
+	run -0 pod client "$TCP" dial 10.77.2.2 53
+	seen number 15053 orig4=10.77.2.2:53
+	run -0 pod client "$TCP" dial fd00:77::2 53
+	seen number 15053 "orig6=[fd00:77::2]:53"
+	reload_there -z "$ZTUNNEL_POD_IP6"
+	run -0 pod client "$TCP" dial 10.77.2.2 53
+	seen number 15001 orig4=10.77.2.2:53
+}
+
+@test "a listener that comes after the load; while there is none, connections are refused" {
+	cgroup_end "$CG/ztunnel"
+	mkdir "$CG/ztunnel"
+	run -1 pod client "$TCP" dial 10.77.2.2 80
+	is "$output" ECONNREFUSED
+	run -1 node "$TCP" dial 10.77.1.2 80
+	is "$output" ECONNREFUSED
+	is "$(entries handovers)" 0
+	serve ztunnel :: 15001 15006 15053
+	run -0 pod client "$TCP" dial 10.77.2.2 80
+	has " on=15001" "orig4=10.77.2.2:80 " "dialled=10.77.2.2:80 "
+	run -0 pod client "$TCP" dial fd00:77::2 80
+	seen number 15001 "orig6=[fd00:77::2]:80"
+}
+
+@test "a pod with several addresses, and a socket that is bound to one" {
+	ip -n "$RUN-client" addr add 10.77.1.200/16 dev eth0
+	run -0 pod client "$TCP" dial 10.77.2.2 80
+	has " on=15001" "orig4=10.77.2.2:80 " "from=10.77.1.2:" "dialled=10.77.2.2:80 "
+	run -0 pod client curl -s --http0.9 --interface 10.77.1.200 http://10.77.2.2/
+	has " on=15001" "orig4=10.77.2.2:80 " "peer=[::ffff:10.77.1.200]:"
+	ip -n "$RUN-client" addr del 10.77.1.200/16 dev eth0
+}
+
+@test "without a number left, one is lent to each connection" {
+	"$ROOT/build/bpfcall" fill "$PIN/maps/destinations" 0
+	run -0 pod client "$TCP" dial 10.77.2.2 80 # has one
+	has " on=15001" "orig4=10.77.2.2:80 "
+	run -0 pod client "$TCP" dial 10.77.2.9 99 20
+	is "$(grep -c ' on=15001' <<<"$output")" 20
+	is "$(grep -c ' orig4=10.77.2.9:99 ' <<<"$output")" 20
+	is "$(grep -c 'dialled=10.77.2.9:99 ' <<<"$output")" 20
+	[ "$(metric 'map_full_total{map="destinations"}')" -ge 20 ]
+	is "$(entries handovers)" 0
+	"$ROOT/build/bpfcall" drain "$PIN/maps/destinations" >/dev/null
+}
+
+@test "a port that stands for nothing is a port like others" {
+	run -1 pod stranger "$TCP" dial "$ZTUNNEL_POD_IP" 40000
+	is "$output" ECONNREFUSED
+	serve ztunnel 0.0.0.0 40001
+	run -0 pod stranger "$TCP" dial "$ZTUNNEL_POD_IP" 40001
+	has " on=40001" "orig4=E"
+}
+
+@test "a number is none in another pod's hands" {
+	run -0 pod client "$TCP" dial 10.77.2.2 80
+	port=${output#* local=} port=${port%% *} port=${port##*:}
+	run -1 pod stranger "$TCP" dial "$ZTUNNEL_POD_IP" "$port"
+	is "$output" ECONNREFUSED
+}
+
+@test "$WALL connections, each in TIME_WAIT after, to one destination; without numbers there is a wall" {
+	ports=$((WALL * 28232 / 200000))
+	cgroup_end "$CG/ztunnel"
+	mkdir "$CG/ztunnel"
+	run_in ztunnel ztunnel "$BENCH" proxy 15001 >"$WORK/proxy" 3>&- &
+	disown
+	retry 100 grep -q ready "$WORK/proxy"
+	ip netns exec "$RUN-client" sysctl -qw \
+		net.ipv4.ip_local_port_range="$((61000 - ports)) 60999"
+	run -0 pod client "$BENCH" client -W -n "$WALL" -o 10.77.2.2:80 10.77.2.2 80
+	echo "# $WALL connections to one destination, $ports ports: $output" >&3
+	reload # from elsewhere: one port
+	run -1 pod client "$BENCH" client -W -n "$WALL" -o 10.77.2.2:80 10.77.2.2 80
+	has "Cannot assign requested address"
+	never_began 1
+}
