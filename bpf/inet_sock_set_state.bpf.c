@@ -98,15 +98,18 @@ static __always_inline bool escapes(struct sock *sk)
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(inet_sock_set_state, struct sock *sk, int old, int new)
 {
-	const struct judged *last;
+	struct judged *last;
+	bool known;
 	__u32 key = 0;
 
 	if (new != BPF_TCP_SYN_SENT)
 		return 0;
 	last = bpf_map_lookup_elem(&judged, &key);
-	if (last && last->sk == (__u64)sk && (!last->port || goes_to(sk, last)))
+	if (!last)
 		return 0;
-	if (escapes(sk))
+	known = last->sk == (__u64)sk && (!last->port || goes_to(sk, last));
+	last->sk = 0; /* the next socket may get its address */
+	if (!known && escapes(sk))
 		count(STAT_ESCAPED);
 	return 0;
 }

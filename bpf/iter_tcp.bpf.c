@@ -11,12 +11,14 @@ int listeners(struct bpf_iter__tcp *ctx)
 {
 	struct sock_common *sk = ctx->sk_common;
 	const struct settings *cfg = current_settings();
+	struct netns_info info = {};
 	__u32 at;
 
 	if (!sk || sk->skc_state != BPF_TCP_LISTEN)
 		return 0;
-	/* On the first load there are no settings yet. */
-	if (cfg && cfg->ztunnel_netns && sk->skc_net.net->ns.inum != cfg->ztunnel_netns)
+	info.inum = sk->skc_net.net->ns.inum;
+	info.flags = netns_initial((__u64)BPF_CORE_READ(sk, skc_net.net), bpf_get_current_task());
+	if (netns_is_no_pod(cfg, &info)) /* somebody just looks */
 		return 0;
 	switch (sk->skc_num) {
 	case OUTBOUND_PORT:

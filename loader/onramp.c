@@ -2,7 +2,7 @@
 /* Nothing is changed before all arguments are understood; errx() leaves, undo() tidies up. */
 #include "onramp.h"
 #include "onramp.skel.h"
-#include "usage.h" /* made from usage.txt: usage, options, short_options */
+#include "usage.h" /* made from usage.txt: usage, commands, options, short_options */
 #include <arpa/inet.h>
 #include <bpf/bpf.h>
 #include <err.h>
@@ -13,8 +13,9 @@
 #include <unistd.h>
 #define need(condition, ...) ((condition) ? (void)0 : errx(1, __VA_ARGS__))
 #define run(link) need(!read(open(pin("links/", link), O_RDONLY), &(char){ 0 }, 1), link ": %m")
-#define HYBRID "/sys/fs/cgroup/unified" /* cgroup2, where v1 is at the usual place */
+#define is(name) (program == skel->progs.name)
 #define CAPABILITIES "CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN; before 5.11 CAP_SYS_RESOURCE"
+#define HYBRID "/sys/fs/cgroup/unified" /* cgroup2, where v1 is at the usual place */
 /* Something to change, and what was there before: an entry of a map, or a program's pin. */
 static struct change {
 	const char *text, *map;	     /* of a program: its pin, and NULL */
@@ -24,7 +25,7 @@ static struct change {
 	int fd, old_link, old_program; /* negative, or 0: none */
 } * changes, *wishes;
 static int wanted, done; /* how many wishes and changes */
-/* By option letter, and: g, s, l: where getsockopt, sock_ops, lookup go; i: in-pod mode */
+/* By option letter; g, s, l: where getsockopt, sock_ops, lookup go; i: in-pod mode */
 static const char *arg[128] = { ['p'] = "/sys/fs/bpf/onramp" };
 static struct onramp *skel;
 
@@ -36,7 +37,6 @@ static int print(enum libbpf_print_level level, const char *format, va_list args
 static char *pin(const char *folder, const char *name)
 {
 	char *path;
-
 	return asprintf(&path, "%s/%s%s", arg['p'], folder, name) > 0 ? path : NULL;
 }
 
@@ -46,7 +46,6 @@ static struct prefix parse(const char *text)
 	char copy[64] = "";
 	int length, end = 0, fields = sscanf(text, "%63[^/]/%d%n", copy, &length, &end);
 	int bits = inet_pton(AF_INET, copy, &ip.word[3]) == 1 ? 32 : 128;
-
 	need(bits == 32 || inet_pton(AF_INET6, copy, &ip) == 1, "%s: give an IP address", text);
 	length = fields == 1 && !text[end = strlen(copy)] ? bits : length;
 	need(!text[end] && length >= 0 && length <= bits, "%s: give 0 to %d bits", text, bits);
@@ -57,11 +56,8 @@ static struct prefix parse(const char *text)
 
 static void add_rule(const char *cidr, __u32 rule) /* 0: remove it */
 {
-	wishes[wanted++] = (struct change){ cidr,
-					    rule == RULE_BYPASS ? "bypass_rules" : "mesh_rules",
-					    parse(cidr),
-					    { rule },
-					    .remove = !rule };
+	const char *map = rule == RULE_BYPASS ? "bypass_rules" : "mesh_rules";
+	wishes[wanted++] = (struct change){ cidr, map, parse(cidr), { rule }, .remove = !rule };
 }
 
 /* The inode number, which is what the kernel calls cgroups and netns by; 0 for no name. */
@@ -69,22 +65,17 @@ static __u64 inode(const char *name, __u32 magic, const char *kind)
 {
 	struct statfs fs;
 	struct stat st = {};
+	bool dir = magic != NSFS_MAGIC;
 	bool there = name && !stat(name, &st) && !statfs(name, &fs) && fs.f_type == magic;
-
-	need(!name || (there && S_ISDIR(st.st_mode) == (magic != NSFS_MAGIC)), "%s: give a %s",
-	     name, kind);
+	need(!name || (there && S_ISDIR(st.st_mode) == dir), "%s: give a %s", name, kind);
 	return st.st_ino;
-}
-
-static int remove_one(const char *name, const struct stat *st, int type, struct FTW *place)
-{
-	return (void)st, (void)type, (void)place, remove(name);
 }
 
 static void unload(void)
 {
 	unlink(pin("links/", "connect4")), unlink(pin("links/", "connect6")); /* these first */
-	need(!nftw(arg['p'], remove_one, 8, FTW_DEPTH | FTW_PHYS), "%s: %m", arg['p']);
+	need(!nftw(arg['p'], (void *)remove /* by its name */, 8, FTW_DEPTH | FTW_PHYS), "%s: %m",
+	     arg['p']);
 }
 
 static void undo(void)
@@ -108,7 +99,6 @@ static void write_maps(void)
 		int fd = c->fd = same ? c[-1].fd : bpf_obj_get(pin("maps/", c->map));
 		struct prefix key = {}, *at = NULL;
 		bool found = fd >= 0 && !bpf_map_lookup_elem(fd, &c->key, &c->before);
-
 		/* A look-up is content with a wider prefix: seek this very one. */
 		for (; found && !bpf_map_get_next_key(fd, at, &key); at = &key)
 			c->existed |= !memcmp(&key, &c->key, sizeof(key));
@@ -122,35 +112,30 @@ static void attach(struct bpf_program *program) /* in the place of its predecess
 {
 	const char *name = bpf_program__name(program), *new = pin("links/", "new");
 	bool tracing = bpf_program__type(program) == BPF_PROG_TYPE_TRACING;
-	bool netns = program == skel->progs.lookup, ops = program == skel->progs.sock_ops;
-	bool pods = program == skel->progs.pods, rules = program == skel->progs.rules;
-	const char *to = arg[netns			       ? 'l' :
-			     ops			       ? 's' :
-			     program == skel->progs.getsockopt ? 'g' :
-								 'c'];
-	struct bpf_map *map = pods ? skel->maps.pod_ips : rules ? skel->maps.rules_turns : NULL;
-	union bpf_iter_link_info iter = { .map.map_fd = map ? bpf_map__fd(map) : 0 };
+	const char *to = arg[is(lookup) ? 'l' : is(sock_ops) ? 's' : is(getsockopt) ? 'g' : 'c'];
+	struct bpf_map *of = is(pods) ? skel->maps.pod_ips : is(rules) ? skel->maps.rules_turns : 0;
+	union bpf_iter_link_info iter = { .map.map_fd = of ? bpf_map__fd(of) : 0 };
 	LIBBPF_OPTS(bpf_iter_attach_opts, opts, .link_info = &iter, .link_info_len = sizeof(iter));
 	struct change *c = &changes[done++];
 	struct bpf_link_info info = {};
 	struct bpf_link *link;
 	int err;
 
-	c->text = pin(map || program == skel->progs.metrics ? "" : "links/", name);
+	c->text = pin(of || is(metrics) ? "" : "links/", name);
 	c->old_link = bpf_obj_get(c->text);
 	if (!bpf_program__autoload(program) || !to)
 		return (void)unlink(c->text);
 	bpf_obj_get_info_by_fd(c->old_link, &info, &(__u32){ sizeof(info) });
-	if (!tracing && inode(to, netns ? NSFS_MAGIC : CGROUP2_SUPER_MAGIC, "cgroup2") ==
-				(netns ? info.netns.netns_ino : info.cgroup.cgroup_id)) {
+	if (!tracing && !is(lookup) &&
+	    info.cgroup.cgroup_id == inode(to, CGROUP2_SUPER_MAGIC, "cgroup2")) {
 		c->old_program = bpf_prog_get_fd_by_id(info.prog_id);
 		err = bpf_link_update(c->old_link, bpf_program__fd(program), NULL);
 	} else {
 		unlink(new); /* of a loader that was killed */
-		link = map     ? bpf_program__attach_iter(program, &opts) :
-		       tracing ? bpf_program__attach(program) :
-		       netns   ? bpf_program__attach_netns(program, open(to, O_RDONLY)) :
-				 bpf_program__attach_cgroup(program, open(to, O_RDONLY));
+		link = of	  ? bpf_program__attach_iter(program, &opts) :
+		       tracing	  ? bpf_program__attach(program) :
+		       is(lookup) ? bpf_program__attach_netns(program, open(to, O_RDONLY)) :
+				    bpf_program__attach_cgroup(program, open(to, O_RDONLY));
 		err = !link || bpf_link__pin(link, new) ||
 		      (rename(new, c->text) && (unlink(new), 1));
 	}
@@ -160,17 +145,18 @@ static void attach(struct bpf_program *program) /* in the place of its predecess
 static void load(bool loaded)
 {
 	struct settings new = { ZTUNNEL_PORTS };
-	struct sockaddr_in6 z = { .sin6_family = AF_INET6 };
-
 	need(arg['z'] || (arg['z'] = getenv("ZTUNNEL_IP")), "no ztunnel: give -z or ZTUNNEL_IP");
 	for (char *ip, *list = strdup(arg['z']); (ip = strsep(&list, ","));) {
 		struct prefix p = parse(ip);
-		bool v6 = strchr(ip, ':'), in_pod = !strcmp(ip, "127.0.0.1") || !strcmp(ip, "::1");
+		struct sockaddr_in6 name = { .sin6_family = AF_INET6 };
+		bool far, v6 = strchr(ip, ':'), in_pod = !strcmp(ip, v6 ? "::1" : "127.0.0.1");
 		need(in_pod || (p.length == 128 && p.ip.byte[v6 ? 0 : 12] % 127), "%s: no pod", ip);
 		need(!in_pod || arg['t'], "%s: in-pod mode: give ztunnel's cgroup, -t", ip);
 		need(!new.ztunnel[v6].half[1], "%s: the second of its family", ip);
-		arg['i'] = in_pod ? ip : arg['i'];
 		new.ztunnel[v6] = p.ip;
+		memcpy(&name.sin6_addr, &p.ip, sizeof(p.ip));
+		far = bind(socket(AF_INET6, SOCK_STREAM, 0), (void *)&name, sizeof(name));
+		arg[in_pod ? 'i' : far ? 0 : 'l'] = "/proc/self/ns/net"; /* this is ztunnel's */
 	}
 	arg['c'] = arg['c'] ?: access(HYBRID, F_OK) ? "/sys/fs/cgroup" : HYBRID;
 	new.root_cgroup = inode(arg['c'], CGROUP2_SUPER_MAGIC, "cgroup2 directory");
@@ -178,14 +164,8 @@ static void load(bool loaded)
 	new.node_netns = inode(arg['n'], NSFS_MAGIC, "netns like /proc/PID/ns/net");
 	new.flags = (arg['H'] ? NO_HOST_CAPTURE : 0) | (arg['d'] ? DNS_CAPTURE : 0);
 	inode("/sys/kernel/btf", SYSFS_MAGIC, "kernel with BTF");
-	memcpy(&z.sin6_addr, &new.ztunnel[!new.ztunnel[V4].half[1]], sizeof(z.sin6_addr));
-	arg['g'] = arg['t'] ?: arg['c'];
-	/* Numbers need ztunnel's netns, which is this one if its address can be bound here. */
-	if (!arg['i'] && !bind(socket(AF_INET6, SOCK_STREAM, 0), (void *)&z, sizeof(z)))
-		arg['l'] = "/proc/self/ns/net";
 	new.ztunnel_netns = inode(arg['l'], NSFS_MAGIC, "netns");
-	/* Where all connections have numbers sockops is for ztunnel's own sockets. */
-	arg['s'] = arg[(arg['i'] ? !arg['d'] && !new.ztunnel[V6].half[1] : !!arg['l']) ? 'g' : 'c'];
+	arg['s'] = arg['c'], arg['g'] = arg['t'] ?: arg['c'];
 	wishes[wanted] = (struct change){ .text = "-z", .map = "settings" };
 	memcpy(wishes[wanted++].value, &new, sizeof(new));
 	need(loaded || !(mkdir(arg['p'], 01700) || atexit(unload)), "%s: %m: give -p", arg['p']);
@@ -198,27 +178,24 @@ static void load(bool loaded)
 	need(!bpf_object__load(skel->obj), "cannot load: %m: %s",
 	     errno == EPERM ? "give " CAPABILITIES : "see -v");
 	atexit(undo);
-	if (arg['l']) /* before the first number is used */
-		attach(skel->progs.lookup), attach(skel->progs.listeners), run("listeners");
-	if (arg['s'] == arg['c']) /* before the last one is */
-		attach(skel->progs.sock_ops);
-	write_maps();
 	for (struct bpf_program *p = NULL; (p = bpf_object__next_program(skel->obj, p));)
-		attach(p); /* connect last: see the Makefile */
-	run("iter_task"), run("listeners");
+		attach(p);		       /* connect last: see the Makefile */
+	arg['l'] ? run("listeners") : (void)0; /* before the first number is used */
+	write_maps(); /* what is attached by now still does as before, or nothing */
+	/* Where all connections have numbers sockops is for ztunnel's own sockets. */
+	if (arg['l'] || (arg['i'] && !arg['d'] && !new.ztunnel[V6].half[1]))
+		arg['s'] = arg['g'], attach(skel->progs.sock_ops);
+	run("iter_task");
 }
 
 int main(int argc, char **argv)
 {
-	enum { FORGET, ENROLL, EXCLUDE, LOAD, UNLOAD, NONE } command = 0; /* as enum rule */
-	const char *commands[] = { "forget", "enroll", "exclude", "load", "unload" };
-	const char rules[] = "-exb", *rule; /* by enum rule */
-	struct stat d, up;		    /* a bpffs' own root may have that mode as well */
+	enum { LOAD, ENROLL, EXCLUDE, FORGET, UNLOAD, NONE } command = 0; /* as in usage.txt */
+	const char rules[] = "-exb", *rule;				  /* by enum rule */
+	struct stat d, up; /* a bpffs' own root may have that mode as well */
 	int option, here;
-
 	while (command < NONE && (argc < 2 || strcmp(argv[1], commands[command]))) command++;
-	if (command == NONE && argc > 1 && strstr(argv[1], "help"))
-		return fputs(usage, stdout) < 0;
+	command == NONE &&strstr(argv[argc > 1], "help") ? exit(fputs(usage, stdout) < 0) : (void)0;
 	need(command<NONE, "%s: no such command: see onramp help", argc> 1 ? argv[1] : "-");
 	changes = calloc(2 * argc + 64, sizeof(*changes)), wishes = changes + argc + 62;
 	for (argv++, argc--; (option = getopt_long(argc, argv, short_options, options, 0)) > 0;) {
@@ -229,8 +206,8 @@ int main(int argc, char **argv)
 		if ((rule = strchr(rules, option)))
 			add_rule(optarg, rule - rules);
 	}
-	need((command < LOAD) == (optind < argc), "%s: see onramp help", commands[command]);
-	while (optind < argc) add_rule(argv[optind++], command);
+	need((command % UNLOAD > 0) == (optind < argc), "%s: see onramp help", commands[command]);
+	while (optind < argc) add_rule(argv[optind++], command % FORGET);
 	libbpf_set_print(arg['v'] ? print : NULL);
 	LIBBPF_OPTS(bpf_object_open_opts, opts, .kernel_log_level = 4 * !!arg['v']); /* figures */
 	need((skel = onramp__open_opts(&opts)), "cannot open the BPF object: %m");

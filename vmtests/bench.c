@@ -515,7 +515,8 @@ static int client(const char *ip, const char *port)
 	samples = malloc(MAX_SAMPLES * sizeof(*samples));
 	memset(samples, 1, MAX_SAMPLES * sizeof(*samples)); /* no page faults later */
 	/* What stalls ends all. */
-	alarm(60 + (opt.one + opt.two + opt.round + opt.bulk) / 100 + opt.live / 1000 + opt.count / 1000);
+	alarm(60 + (opt.one + opt.two + opt.round + opt.bulk) / 100 + opt.live / 1000 +
+	      opt.count / 1000);
 	printf("{ \"on_cpu\": %d", opt.cpu);
 	if (opt.live)
 		keep_live();
