@@ -33,10 +33,11 @@ int listeners(struct bpf_iter__tcp *ctx)
 	default:
 		return 0;
 	}
+	/* Never once more: 5.10 would then forget to take it out when it closes. */
 	if (sk->skc_family == AF_INET || !BPF_CORE_READ_BITFIELD(sk, skc_ipv6only))
-		bpf_map_update_elem(&proxy_sockets, &at, sk, BPF_ANY);
+		bpf_map_update_elem(&proxy_sockets, &at, sk, BPF_NOEXIST);
 	at++;
 	if (sk->skc_family == AF_INET6)
-		bpf_map_update_elem(&proxy_sockets, &at, sk, BPF_ANY);
+		bpf_map_update_elem(&proxy_sockets, &at, sk, BPF_NOEXIST);
 	return 0;
 }

@@ -8,11 +8,11 @@
 #define NUMBER_TRIES 8 /* places where a destination may be, by its hash */
 
 /*
- * For each 256 dials a destination gets another number, up to so many: the ports
+ * For each 128 dials a destination gets another number, up to so many: the ports
  * of a client that dials without a pause, and keeps them in TIME_WAIT for a
  * minute, do not run out below 15,000 connections a second.
  */
-#define DIALS_PER_NUMBER 256
+#define DIALS_PER_NUMBER 128
 #define MOST_NUMBERS 32
 
 /* Longer than a handshake may take (tcp_syn_retries: 127 s). */

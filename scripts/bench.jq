@@ -11,10 +11,11 @@ def metrics: ["connect_p50", "connect_p99", "short", "short2", "cpu", "latency",
 def labels: {
 	"direct": "direct dial", "iptables": "iptables REDIRECT",
 	"nftables": "nftables redirect", "istio": "Istio's in-pod rules",
-	"in-pod": "onramp, in-pod mode",
+	"direct-own": "direct, pod's address", "in-pod": "onramp, in-pod mode",
 	"node-direct": "direct dial", "node-mode": "onramp, node mode",
+	"node-plain": "  without numbers",
 	"unloaded": "pod, nothing loaded", "idle": "pod, node mode",
-	"idle-t": "pod, node mode with -t", "idle-in-pod": "pod, in-pod mode",
+	"idle-plain": "  without -t, numbers", "idle-in-pod": "pod, in-pod mode",
 	"node-unloaded": "node, nothing loaded", "node-idle": "node, node mode" };
 
 # .[row][round]: the sample
@@ -46,6 +47,8 @@ def goal(name): { name: name } + .;
 	goals: [
 		(ratio("in-pod"; "direct"; "connect_p50") | at_most(1.05)
 			| goal("in-pod mode: connect(), of the floor's")),
+		(ratio("in-pod"; "direct-own"; "connect_p50") | at_most(1.05)
+			| goal("  of a direct dial's that shows the pod's address")),
 		(overhead("in-pod"; "iptables"; "direct"; "connect_p50") | at_most(0.333)
 			| goal("  what it adds, of what iptables adds")),
 		(overhead("in-pod"; "nftables"; "direct"; "connect_p50") | at_most(0.333)
@@ -66,14 +69,16 @@ def goal(name): { name: name } + .;
 			| goal("  short connection's CPU time, of its floor's")),
 		(ratio("idle"; "unloaded"; "connect_p50") | at_most(1.02)
 			| goal("pod not enrolled: connect(), of nothing loaded")),
-		(ratio("idle-t"; "unloaded"; "connect_p50") | at_most(1.02) | goal("  with -t")),
+		(ratio("idle-plain"; "unloaded"; "connect_p50") | at_most(1.02)
+			| goal("  without -t and numbers")),
 		(ratio("idle-in-pod"; "unloaded"; "connect_p50") | at_most(1.02)
 			| goal("  in-pod mode")),
 		(ratio("node-idle"; "node-unloaded"; "connect_p50") | at_most(1.02)
 			| goal("node program: connect(), of nothing loaded")),
 		(ratio("idle"; "unloaded"; "getsockopt") | at_most(1.02)
 			| goal("other getsockopt(): node mode, of nothing loaded")),
-		(ratio("idle-t"; "unloaded"; "getsockopt") | at_most(1.02) | goal("  with -t")),
+		(ratio("idle-plain"; "unloaded"; "getsockopt") | at_most(1.02)
+			| goal("  without -t")),
 		(ratio("in-pod"; "direct"; "getsockopt") | at_most(1.02) | goal("  in-pod mode"))
 	],
 	programs: ($accounted | add),

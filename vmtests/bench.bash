@@ -46,14 +46,14 @@ machine() {
 # What is loaded now. Unloaded is unloaded: no program stays attached elsewhere,
 # for the kernel then asks at every connect() whether there is one.
 loaded=none
-state() { # none|in-pod|node|node-t
+state() { # none|in-pod|node|plain: node mode without -t, from another netns
 	[ "$1" != "$loaded" ] || return 0
 	[ "$loaded" = none ] || onramp unload
 	case $1 in
 	in-pod) "$ONRAMP" load -z 127.0.0.1 -t "$CG/ztunnel" -p "$PIN" -c "$CG" \
 		-n "/run/netns/$RUN-node" ;;
-	node) reload -e 10.77.1.0/24 ;;
-	node-t) reload -e 10.77.1.0/24 -t "$CG/ztunnel" ;;
+	node) reload_there -e 10.77.1.0/24 -t "$CG/ztunnel" ;;
+	plain) reload -e 10.77.1.0/24 ;;
 	esac
 	loaded=$1
 }

@@ -26,15 +26,15 @@ teardown() {
 
 @test "every row has every figure, and all but the floors a ratio" {
 	run -0 jq -r '.rows | map(.name) | sort | join(" ")' "$OUT/bench.json"
-	is "$output" "direct idle idle-in-pod idle-t in-pod iptables istio nftables \
-node-direct node-idle node-mode node-unloaded unloaded"
+	is "$output" "direct direct-own idle idle-in-pod idle-plain in-pod iptables istio nftables \
+node-direct node-idle node-mode node-plain node-unloaded unloaded"
 	run -0 jq '[.rows[] | . as $row | ("connect_p50", "connect_p99", "short", "short2", "cpu",
 			"latency", "throughput", "getsockopt") | $row[.]
 		| select(.median > 0 and ($row.floor == "-" or .ratio.median > 0))] | length' \
 		"$OUT/bench.json"
-	is "$output" $((13 * 8))
+	is "$output" $((15 * 8))
 	run -0 jq '.goals | map(select(.reached | type == "boolean")) | length' "$OUT/bench.json"
-	is "$output" 17
+	is "$output" 18
 }
 
 @test "the kernel's accounting: each program once or some times a connection, none per round trip" {
@@ -49,7 +49,7 @@ node-direct node-idle node-mode node-unloaded unloaded"
 
 @test "the table fits, and says of each goal whether it is reached" {
 	is "$(awk 'length > 80' "$OUT/said")" ""
-	is "$(grep -c 'reached$' "$OUT/said")" 17
+	is "$(grep -c 'reached$' "$OUT/said")" 18
 }
 
 @test "it leaves nothing" {
