@@ -204,20 +204,8 @@ WALK int task_is_within(__u64 cgroup)
 /* By its cgroup where that is known, else as the pod with ztunnel's address. */
 static __always_inline bool is_ztunnel(const struct settings *cfg, const struct netns_info *info)
 {
-	if (cfg->ztunnel_cgroup)
-		return task_is_within(cfg->ztunnel_cgroup);
-	for (int family = V4; family < FAMILIES; family++) {
-		const struct pod *pod;
-
-		if (addr_is_zero(&cfg->ztunnel[family]) ||
-		    !addr_equal(&cfg->ztunnel[family], &info->ip[family]))
-			continue;
-		/* A pod may put any address on its device: the first one wins. */
-		pod = bpf_map_lookup_elem(&pod_ips, &cfg->ztunnel[family]);
-		if (pod && pod->netns == info->netns)
-			return true;
-	}
-	return false;
+	return cfg->ztunnel_cgroup ? task_is_within(cfg->ztunnel_cgroup) :
+				     is_ztunnels_pod(cfg, info);
 }
 
 /* Whether ip is a pod of this node that is enrolled. Reads it into info. */
