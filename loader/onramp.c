@@ -129,7 +129,7 @@ static void attach(struct bpf_program *program) /* in the place of its predecess
 	struct bpf_link *link;
 	int err;
 
-	c->text = pin(map || program == skel->progs.metrics ? "" : "links/", name);
+	c->text = pin(strstr("pods rules metrics direct", name) ? "" : "links/", name);
 	c->old_link = bpf_obj_get(c->text);
 	if (!bpf_program__autoload(program))
 		return (void)unlink(c->text);
