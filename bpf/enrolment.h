@@ -51,6 +51,24 @@ static __always_inline bool in_pod_mode(const struct settings *cfg)
 	return addr_is_loopback(&cfg->ztunnel[V4]) || addr_is_loopback(&cfg->ztunnel[V6]);
 }
 
+/* Whether it is the pod with ztunnel's address. */
+static __always_inline bool is_ztunnels_pod(const struct settings *cfg,
+					    const struct netns_info *info)
+{
+	for (int family = V4; family < FAMILIES; family++) {
+		const struct pod *pod;
+
+		if (addr_is_zero(&cfg->ztunnel[family]) ||
+		    !addr_equal(&cfg->ztunnel[family], &info->ip[family]))
+			continue;
+		/* A pod may put any address on its device: the first one wins. */
+		pod = bpf_map_lookup_elem(&pod_ips, &cfg->ztunnel[family]);
+		if (pod && pod->netns == info->netns)
+			return true;
+	}
+	return false;
+}
+
 /* Reads the pod's netns; false: it is gone, or ip no longer its pod address. */
 static __always_inline bool pod_read(const struct pod *pod, const union addr *ip,
 				     struct netns_info *info)

@@ -29,6 +29,7 @@
 #define IFF_LOOPBACK 0x8
 #define IFA_F_PERMANENT 0x80
 #define PF_KTHREAD 0x00200000
+#define SOCK_BINDPORT_LOCK 8
 #define EEXIST 17
 #define PAGE_SIZE 4096 /* the smallest there is: arm64 may have more */
 
@@ -74,8 +75,30 @@ struct ns_common {
 	unsigned int inum;
 };
 
+struct hlist_nulls_node {
+	struct hlist_nulls_node *next; /* odd: the end */
+};
+
+struct hlist_nulls_head {
+	struct hlist_nulls_node *first;
+};
+
+struct inet_ehash_bucket {
+	struct hlist_nulls_head chain;
+};
+
+struct inet_hashinfo {
+	struct inet_ehash_bucket *ehash;
+	unsigned int ehash_mask;
+};
+
+struct inet_timewait_death_row {
+	struct inet_hashinfo *hashinfo;
+};
+
 struct netns_ipv4 {
 	atomic_t dev_addr_genid;
+	struct inet_timewait_death_row tcp_death_row;
 };
 
 struct netns_ipv6 {
@@ -106,6 +129,7 @@ struct sock_common {
 	possible_net_t skc_net;
 	struct in6_addr skc_v6_daddr;
 	struct in6_addr skc_v6_rcv_saddr;
+	struct hlist_nulls_node skc_nulls_node;
 };
 
 struct sock_cgroup_data {
@@ -114,6 +138,9 @@ struct sock_cgroup_data {
 
 struct sock {
 	struct sock_common __sk_common;
+	unsigned char sk_userlocks : 4;
+	__u32 sk_max_ack_backlog;
+	struct socket *sk_socket;
 	struct sock_cgroup_data sk_cgrp_data;
 };
 
@@ -121,8 +148,13 @@ struct inet_sock {
 	struct sock sk;
 };
 
+struct inet_bind_bucket {
+	signed char fastreuse;
+};
+
 struct inet_connection_sock {
 	struct inet_sock icsk_inet;
+	struct inet_bind_bucket *icsk_bind_hash;
 };
 
 struct tcp_sock {
@@ -213,6 +245,11 @@ struct net___uncounted {
 	} net_cookie;
 };
 
+/* From 5.18 (fbb8295248e1) to 6.1 (e9bd0cca09d1) a pointer. */
+struct netns_ipv4___pointer {
+	struct inet_timewait_death_row *tcp_death_row;
+};
+
 /* Before 5.15 (8520e224f547) a pointer with flags, or a net_cls or net_prio number. */
 struct sock_cgroup_data___flagged {
 	__u64 val;
@@ -294,6 +331,35 @@ static __always_inline struct cgroup *socket_cgroup(struct sock *sk)
 		return BPF_CORE_READ(sk, sk_cgrp_data.cgroup);
 	bpf_core_read(&val, sizeof(val), &old->val);
 	return val & 1 ? NULL : (struct cgroup *)(val & ~3ULL);
+}
+
+/*
+ * The table of the connections of net and, as a rule, of all other netns: since 6.1
+ * (d1e5e6408b30) one may have its own.
+ */
+static __always_inline struct inet_hashinfo *connection_table(struct net *net)
+{
+	struct netns_ipv4___pointer *old = (void *)&net->ipv4;
+
+	if (bpf_core_field_exists(old->tcp_death_row))
+		return BPF_CORE_READ(old, tcp_death_row, hashinfo);
+	return BPF_CORE_READ(net, ipv4.tcp_death_row.hashinfo);
+}
+
+/*
+ * Whether connect() opened a socket's connection, of which the kernel keeps no note.
+ * An accepted one has its listener's backlog. So has one that listened itself or was
+ * accepted before, and dialled then: but that has a port which it chose (accepted
+ * ones lose SOCK_BINDPORT_LOCK in sk_clone_lock) or connect() did (which marks it so
+ * in inet_hash_connect). Wrong of what a listener with a backlog of 0 accepted.
+ */
+static __always_inline bool is_opened_by_connect(struct sock *sk)
+{
+	struct inet_connection_sock *icsk = (void *)sk;
+
+	return !BPF_CORE_READ(sk, sk_max_ack_backlog) ||
+	       BPF_CORE_READ_BITFIELD_PROBED(sk, sk_userlocks) & SOCK_BINDPORT_LOCK ||
+	       BPF_CORE_READ(icsk, icsk_bind_hash, fastreuse) == -1;
 }
 
 /* The id of the cgroup's ancestor at level, which must not exceed its own. */

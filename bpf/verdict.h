@@ -253,18 +253,7 @@ static __always_inline bool is_ztunnel(const struct settings *cfg, const struct 
 {
 	if (cfg->ztunnel_cgroup)
 		return cfg->ztunnel_cgroup != outside && task_is_within(cfg->ztunnel_cgroup);
-	for (int family = V4; family < FAMILIES; family++) {
-		const struct pod *pod;
-
-		if (addr_is_zero(&cfg->ztunnel[family]) ||
-		    !addr_equal(&cfg->ztunnel[family], &info->ip[family]))
-			continue;
-		/* A pod may put any address on its device: the first one wins. */
-		pod = bpf_map_lookup_elem(&pod_ips, &cfg->ztunnel[family]);
-		if (pod && pod->netns == info->netns)
-			return true;
-	}
-	return false;
+	return is_ztunnels_pod(cfg, info);
 }
 
 /* Whether ip is a pod of this node that is enrolled. Reads it into info. */

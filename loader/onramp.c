@@ -121,7 +121,7 @@ static void attach(struct bpf_program *program) /* in the place of its predecess
 	struct bpf_link *link;
 	int err;
 
-	c->text = pin(of || is(metrics) ? "" : "links/", name);
+	c->text = pin(strstr("pods rules metrics direct", name) ? "" : "links/", name);
 	c->old_link = bpf_obj_get(c->text);
 	if (!bpf_program__autoload(program) || !to)
 		return (void)unlink(c->text);

@@ -35,3 +35,8 @@ teardown_file() {
 	run -0 cat "$WORK/bpf/plain/metrics"
 	has 'onramp_connects_total{verdict="redirected",reason="outbound"} 1'
 }
+
+@test "direct is readable, and names nothing where it should not" {
+	run -0 cat "$WORK/bpf/plain/direct"
+	is "$output" "sport = :0"
+}

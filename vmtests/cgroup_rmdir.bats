@@ -21,12 +21,12 @@ teardown_file() {
 	run_in two/app two true
 	run_in two/side two true
 	run cat "$PIN/pods"
-	has " 2  10.77.1.2"
+	has " 2       0  10.77.1.2"
 	was=$(entries cgroup_info_map)
 	rmdir "$CG/two/app"
 	is "$(entries cgroup_info_map)" $((was - 1))
 	run cat "$PIN/pods"
-	has " 1  10.77.1.2"
+	has " 1       0  10.77.1.2"
 	rmdir "$CG/two/side"
 	is "$(entries cgroup_info_map)" $((was - 2))
 	is "$(entries pod_ips)" 0

@@ -14,6 +14,11 @@ setup_file() {
 	retry 40 grep -q . "$CG/old/cgroup.procs"
 	mkfifo "$WORK/steps"
 	pod old "$TCP" steps 10.77.2.2 80 <"$WORK/steps" >"$WORK/dialled" 3>&- &
+	pod_up listener 10.77.1.3
+	mkfifo "$WORK/dial"
+	pod listener "$ROOT/build/hold" listen 0.0.0.0 8080 10.77.2.2 80 <>"$WORK/dial" \
+		>"$WORK/listens" 3>&- &
+	retry 100 grep -q holding "$WORK/listens"
 }
 
 teardown_file() {
@@ -26,7 +31,7 @@ teardown_file() {
 	retry 100 sh -c "! ip -n '$RUN-old' -6 addr show tentative | grep -q ."
 	reload -e 10.77.1.0/24
 	run cat "$PIN/pods"
-	has 10.77.1.2 10.77.2.2 "$ZTUNNEL_POD_IP"
+	has 10.77.1.2 10.77.1.3 10.77.2.2 "$ZTUNNEL_POD_IP"
 	echo >&9
 	exec 9>&-
 	retry 100 grep -q "orig4=10.77.2.2:80 " "$WORK/dialled"
@@ -34,6 +39,11 @@ teardown_file() {
 	flags=$("$BPFTOOL" -j map dump pinned "$PIN/maps/cgroup_info_map" |
 		jq '[.[].formatted.value.now.flags] | max')
 	[ $((flags & 16)) -ne 0 ] || is "$(metric cache_misses_total)" 0
+}
+
+@test "so is one that has only ever listened" {
+	echo >"$WORK/dial"
+	retry 100 grep -q "orig4=10.77.2.2:80 " "$WORK/listens"
 }
 
 @test "reading the pinned link does it again" {

@@ -209,7 +209,7 @@ reload_bare() {
 	run -0 --separate-stderr reload -v
 	is "$output" ""
 	is "$(grep -c '^processed [0-9]* insns' <<<"$stderr")" "$(find "$PIN/links" "$PIN/pods" \
-		"$PIN/rules" "$PIN/metrics" -type f | wc -l)"
+		"$PIN/rules" "$PIN/metrics" "$PIN/direct" -type f | wc -l)"
 	[[ $stderr == *"libbpf: prog 'connect4': -- BEGIN PROG LOAD LOG"* ]]
 	run -0 --separate-stderr reload
 	is "$stderr" ""

@@ -45,15 +45,15 @@ with_capabilities() { # COMMAND...
 @test "nobody else can list or read them: no pod's address, no rule, no metric" {
 	run as_nobody ls "$PIN"
 	has "Permission denied"
-	for file in pods rules metrics links/iter_task maps/pod_ips maps/mesh_rules; do
+	for file in pods rules metrics direct links/iter_task maps/pod_ips maps/mesh_rules; do
 		[ -e "$PIN/$file" ]
 		run -1 as_nobody cat "$PIN/$file"
 		has "Permission denied"
 	done
 	# Nor where the directories are opened: for one who shows metrics, say.
 	chmod 755 "$PIN" "$PIN/links" "$PIN/maps"
-	run -1 as_nobody cat "$PIN/pods" "$PIN/rules" "$PIN/metrics" "$PIN/links/iter_task"
-	is "$(grep -c "Permission denied" <<<"$output")" 4
+	run -1 as_nobody cat "$PIN/pods" "$PIN/rules" "$PIN/metrics" "$PIN/direct" "$PIN/links/iter_task"
+	is "$(grep -c "Permission denied" <<<"$output")" 5
 	run ! as_nobody "$BPFTOOL" map dump pinned "$PIN/maps/pod_ips"
 	onramp enroll 10.98.0.0/16 # knows its directory all the same
 	chmod 700 "$PIN/links" "$PIN/maps"
