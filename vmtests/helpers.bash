@@ -66,6 +66,13 @@ dual_stack() { # NAME:N...
 	done
 }
 
+# Between these pods and light ones of pods.c, which have routes for a bridge.
+routes_to_light_pods() { # NAME...
+	local pod
+	ip netns exec "$RUN-node" sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
+	for pod; do ip -n "$RUN-$pod" route add default via fd00:77::ff; done
+}
+
 pod_down() { # NAME
 	cgroup_end "$CG/$1"
 	opens_stay "$1"
@@ -189,6 +196,24 @@ opens_stay() { # POD: whose netns goes
 
 entries() { # MAP: how many entries it has
 	"$BPFTOOL" -j map dump pinned "$PIN/maps/$1" | { grep -o '"key":\["' || :; } | wc -l
+}
+
+# Of what bpftool shows, in all.
+kib() {
+	grep -o '"bytes_memlock":[0-9]*' |
+		awk -F : '{ sum += $2 } END { print int(sum / 1024) " KiB" }'
+}
+
+memory_of_maps() {
+	for map in "$PIN"/maps/*; do "$BPFTOOL" -j map show pinned "$map"; done | kib
+}
+
+memory_of_programs() {
+	for link in "$PIN"/links/* "$PIN"/{pods,rules,metrics}; do
+		"$BPFTOOL" -j link show pinned "$link"
+	done | grep -o '"prog_id":[0-9]*' | cut -d : -f 2 | while read -r id; do
+		"$BPFTOOL" -j prog show id "$id"
+	done | kib
 }
 
 cgroup_id() { # NAME, below the node's

@@ -23,12 +23,18 @@
  *                              standard input ends; prints how many the proxy
  *                              answered with the right original destination, how
  *                              many were direct, wrong, failed
+ *   tcp some N ADDR PORT...    the same N times only, and ends with its input
+ *   tcp soak MS FATE ADDR PORT...
+ *                              the same each MS ms until its standard input ends;
+ *                              prints each second what is new. Of what has another
+ *                              fate than proxied or direct (or any: either) it
+ *                              says from when to when it took
  *   tcp opens NETNS...         how many handshakes the kernel has begun in these
  *                              netns (files), as it counts them itself
  *
  * Exit status 1 and the errno's name where a connection failed.
  */
-#include "ends.h"
+#include "fates.h"
 #include <fcntl.h>
 #include <poll.h>
 #include <sched.h>
@@ -153,55 +159,51 @@ static int dial(const union name *to, int from)
 	return converse(fd);
 }
 
-/* What became of one connection: by its server's line and its getpeername(). */
-enum fate { PROXIED, DIRECT, WRONG, FAILED, FATES };
-
-static enum fate fate_of(const union name *to)
+static void dial_and_judge(const union name *to, struct tally *tally)
 {
 	int fd = socket(to->any.sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	bool v4 = to->any.sa_family == AF_INET, same;
-	union name peer = {};
-	socklen_t size = sizeof(peer);
-	char line[512] = "", orig[100], local[100], mapped[100];
-	int used = 0, got;
+	enum fate fate = FAILED;
+	double began = now();
+	char line[512] = "";
 
-	if (connect_within(fd, to)) {
-		fprintf(stderr, "%s: %s\n", show(to), strerrorname_np(errno));
+	errno = 0;
+	if (!connect_within(fd, to))
+		fate = fate_of(fd, to, line, sizeof(line));
+	else if (snprintf(line, sizeof(line), "%s", strerrorname_np(errno)))
 		close(fd);
-		return FAILED;
-	}
-	same = !getpeername(fd, &peer.any, &size) && !strcmp(show(&peer), show(to));
-	while (!strchr(line, '\n') && (got = read(fd, line + used, sizeof(line) - 1 - used)) > 0)
-		used += got;
-	/* Reset: neither end keeps the port in TIME_WAIT. */
-	setsockopt(fd, SOL_SOCKET, SO_LINGER, &(struct linger){ 1, 0 }, sizeof(struct linger));
-	close(fd);
-	snprintf(orig, sizeof(orig), v4 ? " orig4=%s " : " orig6=%s\n", show(to));
-	snprintf(local, sizeof(local), "local=%s ", show(to));
-	snprintf(mapped, sizeof(mapped), "local=[::ffff:%s]:%u ",
-		 v4 ? inet_ntoa(to->v4.sin_addr) : "", ntohs(to->v4.sin_port));
-	if (same && strstr(line, orig))
-		return PROXIED;
-	if (same && (strstr(line, local) || strstr(line, mapped)))
-		return DIRECT;
-	fprintf(stderr, "%s: peer %s: %s\n", show(to), show(&peer),
-		*line ? line : strerrorname_np(errno));
-	return *line ? WRONG : FAILED;
+	judge(tally, began, to, fate, line);
 }
 
-/* With a pause now and then, that leaves room for what is to happen meanwhile. */
-static int many(long least, char **ends, int count)
+/* A pause now and then leaves room for what is to happen meanwhile. */
+static bool goes_on(const char *how, long n, long number)
 {
 	struct pollfd told = { .fd = 0, .events = POLLIN };
+
+	if (!strcmp(how, "some"))
+		return n < number;
+	if (!strcmp(how, "soak"))
+		return !n || !poll(&told, 1, number);
+	return n % 16 || !poll(&told, 1, 10) || n < number;
+}
+
+/* Dials these in turn: "many", "some" or "soak". */
+static int load(const char *how, long number, enum fate wanted, char **ends, int count)
+{
+	struct tally tally = { .wanted = wanted };
 	union name to[16];
-	long fates[FATES] = {};
+	double told = 0;
+	char end;
 
 	for (int i = 0; i < count; i++) to[i] = parse(ends[2 * i], ends[2 * i + 1]);
-	for (long n = 0; n % 16 || !poll(&told, 1, 10) || n < least; n++)
-		fates[fate_of(&to[n % count])]++;
-	printf("proxied=%ld direct=%ld wrong=%ld failed=%ld\n", fates[PROXIED], fates[DIRECT],
-	       fates[WRONG], fates[FAILED]);
-	return 0;
+	for (long n = 0; goes_on(how, n, number); n++) {
+		dial_and_judge(&to[n % count], &tally);
+		if (!strcmp(how, "soak") && now() - told >= 1) {
+			told = now();
+			tell("", &tally);
+		}
+	}
+	tell("", &tally);
+	return !strcmp(how, "some") && read(0, &end, 1) < 0;
 }
 
 static int flood(long count, const union name *to)
@@ -258,7 +260,8 @@ int main(int argc, char **argv)
 {
 	const char *what = argc > 3 ? argv[1] : "";
 	/* A number comes first. */
-	bool from = !strcmp(what, "from") || !strcmp(what, "many") || !strcmp(what, "flood");
+	bool many = !strcmp(what, "many") || !strcmp(what, "some");
+	bool from = !strcmp(what, "from") || !strcmp(what, "flood");
 	union name to = {};
 	char line[16];
 	int err = 0, fd;
@@ -266,6 +269,10 @@ int main(int argc, char **argv)
 	signal(SIGPIPE, SIG_IGN);
 	if (argc > 2 && !strcmp(argv[1], "opens"))
 		return opens(argv + 2);
+	if (many && argc % 2 && argc > 4 && argc < 38)
+		return load(what, atol(argv[2]), FATES, argv + 3, argc / 2 - 1);
+	if (!strcmp(what, "soak") && !(argc % 2) && argc > 5 && argc < 38)
+		return load(what, atol(argv[2]), fate_named(argv[3]), argv + 4, argc / 2 - 2);
 	if (argc > 3 + from)
 		to = parse(argv[2 + from], argv[3 + from]);
 	if (!strcmp(what, "serve") || !strcmp(what, "share") || !strcmp(what, "web"))
@@ -274,8 +281,6 @@ int main(int argc, char **argv)
 		for (int n = argc > 4 ? atoi(argv[4]) : 1; n > 0; n--) err |= dial(&to, 0);
 		return err;
 	}
-	if (!strcmp(what, "many") && argc % 2 && argc > 4 && argc < 38)
-		return many(atol(argv[2]), argv + 3, argc / 2 - 1);
 	if (!strcmp(what, "steps")) {
 		while (fgets(line, sizeof(line), stdin)) err |= dial(&to, 0);
 		return err;
