@@ -128,22 +128,27 @@ static bool is_up(const struct request *link)
 	return false;
 }
 
-/* It drops all packets until the kernel has noticed that there is a carrier. */
-static void wait_until_up(int rtnl, int device)
+static bool is_local(const struct request *route)
 {
-	struct ifinfomsg link = { .ifi_index = device };
-	struct request request;
+	return ((struct rtmsg *)NLMSG_DATA(&route->head))->rtm_type == RTN_LOCAL;
+}
 
+/* The kernel does some things a moment later. */
+static void ask_until(bool (*right)(const struct request *), int rtnl, struct request *question,
+		      const char *what)
+{
+	struct request answer;
+
+	question->head.nlmsg_flags = NLM_F_REQUEST;
 	for (int tries = 0; tries < 50000; tries++) {
-		request = request_for(RTM_GETLINK, &link, sizeof(link));
-		request.head.nlmsg_flags = NLM_F_REQUEST;
-		ask(rtnl, &request, "link");
-		if (is_up(&request))
+		answer = *question;
+		ask(rtnl, &answer, what);
+		if (right(&answer))
 			return;
 		usleep(100);
 	}
 	errno = ETIMEDOUT;
-	die("carrier");
+	die(what);
 }
 
 /*
@@ -180,7 +185,9 @@ static void add_pair(int rtnl, int n)
 	ask(rtnl, &request, "veth");
 	set_up(node_rtnl, there.ifi_index); /* not before it has its other end */
 	set_up(rtnl, 1);		    /* loopback */
-	wait_until_up(rtnl, ETH0);
+	here = (struct ifinfomsg){ .ifi_index = ETH0 };
+	request = request_for(RTM_GETLINK, &here, sizeof(here));
+	ask_until(is_up, rtnl, &request, "carrier"); /* till then it drops all packets */
 }
 
 /* All of an address, or where it is NULL everything: by that device. */
@@ -209,6 +216,7 @@ static void add_address(int rtnl, const union name *name, int n)
 				     .ifa_prefixlen = size * 8,
 				     .ifa_flags = IFA_F_NODAD,
 				     .ifa_index = ETH0 };
+	struct rtmsg route = { .rtm_family = name->any.sa_family, .rtm_dst_len = size * 8 };
 	struct request request = request_for(RTM_NEWADDR, &address, sizeof(address));
 
 	attribute(&request, IFA_LOCAL, ip, size);
@@ -216,6 +224,9 @@ static void add_address(int rtnl, const union name *name, int n)
 	ask(rtnl, &request, "address");
 	add_route(rtnl, name->any.sa_family, NULL, size, ETH0);
 	add_route(node_rtnl, name->any.sa_family, ip, size, OTHERS * (net + 1) + n);
+	request = request_for(RTM_GETROUTE, &route, sizeof(route));
+	attribute(&request, RTA_DST, ip, size);
+	ask_until(is_local, rtnl, &request, "address");
 }
 
 /* A program in a cgroup of its own; its standard input and output are fd. */
