@@ -194,6 +194,11 @@ opens_stay() { # POD: whose netns goes
 	[ ! -e "$WORK/opens" ] || "$TCP" opens "/run/netns/$RUN-$1" >>"$WORK/opens"
 }
 
+# No connection of an enrolled pod got past connect() unjudged.
+nothing_escaped() {
+	is "escaped $(metric escaped_total)" "escaped 0"
+}
+
 entries() { # MAP: how many entries it has
 	"$BPFTOOL" -j map dump pinned "$PIN/maps/$1" | { grep -o '"key":\["' || :; } | wc -l
 }

@@ -5,6 +5,7 @@
  *   tcp serve ADDR PORT...     answers each connection with one line:
  *                              local= peer= orig4= orig6= (SO_ORIGINAL_DST)
  *   tcp share ADDR PORT...     the same, letting others listen beside it
+ *   tcp both ADDR PORT...      as share, and answers datagrams with their port
  *   tcp web ADDR PORT...       the same as an HTTP answer; prints each, with the
  *                              request's User-Agent
  *   tcp dial ADDR PORT [N]     connects, prints dialled= (getpeername), local=
@@ -29,6 +30,9 @@
  *                              prints each second what is new. Of what has another
  *                              fate than proxied or direct (or any: either) it
  *                              says from when to when it took
+ *   tcp ask MS FATE ADDR PORT...
+ *                              the same of datagrams, by sendto() and by connect();
+ *                              port 15053 is the proxy's
  *   tcp opens NETNS...         how many handshakes the kernel has begun in these
  *                              netns (files), as it counts them itself
  *
@@ -107,34 +111,51 @@ static void answer(int fd, bool web)
 	close(fd);
 }
 
+static void answer_datagram(int fd, const char *port)
+{
+	union name peer = {};
+	socklen_t size = sizeof(peer);
+	char none;
+
+	if (recvfrom(fd, &none, 1, 0, &peer.any, &size) >= 0)
+		sendto(fd, port, strlen(port), 0, &peer.any, size);
+}
+
+static int listen_at(const char *ip, const char *port, int type, int share)
+{
+	union name name = parse(ip, port);
+	int fd = socket(name.any.sa_family, type, 0);
+
+	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &(int){ 1 }, sizeof(int));
+	setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &share, sizeof(share));
+	if (!bind(fd, &name.any, length(&name)) && (type == SOCK_DGRAM || !listen(fd, 4096)))
+		return fd;
+	fprintf(stderr, "tcp: %s port %s: %s\n", ip, port, strerror(errno));
+	exit(1);
+}
+
 static int serve(const char *what, const char *ip, char **ports, int count)
 {
-	int share = !strcmp(what, "share");
-	bool web = !strcmp(what, "web");
-	struct pollfd fds[16];
+	bool web = !strcmp(what, "web"), both = !strcmp(what, "both");
+	bool share = both || !strcmp(what, "share");
+	struct pollfd fds[32] = {};
 
 	for (int i = 0; i < count; i++) {
-		union name name = parse(ip, ports[i]);
-		int fd = socket(name.any.sa_family, SOCK_STREAM, 0);
-
-		setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &(int){ 1 }, sizeof(int));
-		setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &share, sizeof(share));
-		if (bind(fd, &name.any, length(&name)) || listen(fd, 4096)) {
-			fprintf(stderr, "tcp: %s port %s: %s\n", ip, ports[i], strerror(errno));
-			return 1;
-		}
-		fds[i] = (struct pollfd){ .fd = fd, .events = POLLIN };
+		fds[i].fd = listen_at(ip, ports[i], SOCK_STREAM, share);
+		fds[count + i].fd = both ? listen_at(ip, ports[i], SOCK_DGRAM, share) : -1;
+		fds[i].events = fds[count + i].events = POLLIN;
 	}
 	puts("ready");
 	fflush(stdout);
-	while (poll(fds, count, -1) > 0)
-		for (int i = 0; i < count; i++)
-			if (fds[i].revents) {
-				int fd = accept(fds[i].fd, NULL, NULL);
+	while (poll(fds, 2 * count, -1) > 0)
+		for (int i = 0; i < count; i++) {
+			int fd = fds[i].revents ? accept(fds[i].fd, NULL, NULL) : -1;
 
-				if (fd >= 0)
-					answer(fd, web);
-			}
+			if (fd >= 0)
+				answer(fd, web);
+			if (fds[count + i].revents)
+				answer_datagram(fds[count + i].fd, ports[i]);
+		}
 	return 1;
 }
 
@@ -174,6 +195,31 @@ static void dial_and_judge(const union name *to, struct tally *tally)
 	judge(tally, began, to, fate, line);
 }
 
+static void ask_and_judge(union name *to, bool by_connect, struct tally *tally)
+{
+	int fd = socket(to->any.sa_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	struct timeval limit = { .tv_sec = 2 };
+	union name from = {};
+	socklen_t size = sizeof(from);
+	enum fate fate = FAILED;
+	double began = now();
+	char line[512] = "", text[100] = "";
+
+	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
+	if ((by_connect ? connect(fd, &to->any, length(to)) || send(fd, "?", 1, 0) < 0 :
+			  sendto(fd, "?", 1, 0, &to->any, length(to)) < 0) ||
+	    recvfrom(fd, text, sizeof(text) - 1, 0, &from.any, &size) < 0) {
+		snprintf(line, sizeof(line), "%s", strerrorname_np(errno));
+	} else {
+		snprintf(line, sizeof(line), "from %s: %s", show(&from), text);
+		fate = strcmp(show(&from), show(to)) ? WRONG :
+		       strcmp(text, "15053")	     ? DIRECT :
+						       PROXIED;
+	}
+	close(fd);
+	judge(tally, began, to, fate, line);
+}
+
 /* A pause now and then leaves room for what is to happen meanwhile. */
 static bool goes_on(const char *how, long n, long number)
 {
@@ -181,14 +227,15 @@ static bool goes_on(const char *how, long n, long number)
 
 	if (!strcmp(how, "some"))
 		return n < number;
-	if (!strcmp(how, "soak"))
+	if (strcmp(how, "many"))
 		return !n || !poll(&told, 1, number);
 	return n % 16 || !poll(&told, 1, 10) || n < number;
 }
 
-/* Dials these in turn: "many", "some" or "soak". */
+/* Dials these in turn, or asks: "many", "some", "soak" or "ask". */
 static int load(const char *how, long number, enum fate wanted, char **ends, int count)
 {
+	bool ask = !strcmp(how, "ask"), lasting = ask || !strcmp(how, "soak");
 	struct tally tally = { .wanted = wanted };
 	union name to[16];
 	double told = 0;
@@ -196,8 +243,11 @@ static int load(const char *how, long number, enum fate wanted, char **ends, int
 
 	for (int i = 0; i < count; i++) to[i] = parse(ends[2 * i], ends[2 * i + 1]);
 	for (long n = 0; goes_on(how, n, number); n++) {
-		dial_and_judge(&to[n % count], &tally);
-		if (!strcmp(how, "soak") && now() - told >= 1) {
+		if (ask)
+			ask_and_judge(&to[n % count], n / count % 2, &tally);
+		else
+			dial_and_judge(&to[n % count], &tally);
+		if (lasting && now() - told >= 1) {
 			told = now();
 			tell("", &tally);
 		}
@@ -271,11 +321,12 @@ int main(int argc, char **argv)
 		return opens(argv + 2);
 	if (many && argc % 2 && argc > 4 && argc < 38)
 		return load(what, atol(argv[2]), FATES, argv + 3, argc / 2 - 1);
-	if (!strcmp(what, "soak") && !(argc % 2) && argc > 5 && argc < 38)
+	if ((!strcmp(what, "soak") || !strcmp(what, "ask")) && !(argc % 2) && argc > 5 && argc < 38)
 		return load(what, atol(argv[2]), fate_named(argv[3]), argv + 4, argc / 2 - 2);
 	if (argc > 3 + from)
 		to = parse(argv[2 + from], argv[3 + from]);
-	if (!strcmp(what, "serve") || !strcmp(what, "share") || !strcmp(what, "web"))
+	if (!strcmp(what, "serve") || !strcmp(what, "share") || !strcmp(what, "both") ||
+	    !strcmp(what, "web"))
 		return serve(what, argv[2], argv + 3, argc - 3);
 	if (!strcmp(what, "dial")) {
 		for (int n = argc > 4 ? atoi(argv[4]) : 1; n > 0; n--) err |= dial(&to, 0);
