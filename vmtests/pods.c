@@ -71,8 +71,7 @@ static struct rtattr *attribute(struct request *request, int type, const void *d
 	struct rtattr head = { .rta_len = RTA_LENGTH(size), .rta_type = type };
 	struct rtattr *at = put(request, &head, sizeof(head));
 
-	if (size)
-		put(request, data, size);
+	put(request, data, size);
 	return at;
 }
 
@@ -170,10 +169,10 @@ static void add_pair(int rtnl, int n)
 
 	attribute(&request, IFLA_IFNAME, "eth0", 5);
 	attribute(&request, IFLA_ADDRESS, mac, sizeof(mac));
-	info = attribute(&request, IFLA_LINKINFO, NULL, 0);
+	info = attribute(&request, IFLA_LINKINFO, "", 0);
 	attribute(&request, IFLA_INFO_KIND, "veth", 4);
-	data = attribute(&request, IFLA_INFO_DATA, NULL, 0);
-	peer = attribute(&request, VETH_INFO_PEER, NULL, 0);
+	data = attribute(&request, IFLA_INFO_DATA, "", 0);
+	peer = attribute(&request, VETH_INFO_PEER, "", 0);
 	put(&request, &there, sizeof(there));
 	snprintf(name, sizeof(name), "p%d-%d", net, n);
 	attribute(&request, IFLA_IFNAME, name, strlen(name) + 1);

@@ -155,16 +155,23 @@ load_somehow() {
 	[ "$rolled" != 0 ] || note_ids
 }
 
-# The ids of all that is ours now. (bpftool batch stops at the first link.)
-note_ids() {
-	local file id
+# The ids of all that is ours now. (bpftool batch stops after the first link.)
+ids_now() {
+	local file kind id
 	for file in "$PIN"/links/* "$PIN"/{pods,rules,metrics}; do
 		"$BPFTOOL" -j link show pinned "$file" 2>/dev/null || : # of a load that was killed
-	done | grep -oE '"(prog_id|id)":[0-9]+' | sed 's/"id":/link /; s/"prog_id":/prog /' >"$WORK/now"
+	done | grep -oE '"(prog_id|id)":[0-9]+' | sed 's/"id":/link /; s/"prog_id":/prog /' |
+		while read -r kind id; do
+			echo "$kind $id"
+			[ "$kind" = link ] || "$BPFTOOL" -j prog show id "$id" |
+				grep -oE '"map_ids":\[[0-9,]*' | grep -oE '[0-9]+' | sed 's/^/map /'
+		done
 	for file in "$PIN"/maps/*; do "$BPFTOOL" -j map show pinned "$file"; done |
-		grep -oE '"id":[0-9]+' | sed 's/"id":/map /' >>"$WORK/now"
-	for id in $(sed -n 's/^prog //p' "$WORK/now"); do "$BPFTOOL" -j prog show id "$id"; done |
-		grep -oE '"map_ids":\[[0-9,]*' | grep -oE '[0-9]+' | sed 's/^/map /' >>"$WORK/now"
+		grep -oE '"id":[0-9]+' | sed 's/"id":/map /'
+}
+
+note_ids() {
+	ids_now >"$WORK/now"
 	sort -u -o "$WORK/ids" "$WORK/now" "$WORK/ids"
 }
 
@@ -340,7 +347,7 @@ only_the_living() {
 	echo "# SEED=$SEED: to repeat it" >&3
 	echo "failed with SEED=$SEED" # shown if it does
 	RANDOM=$SEED SECONDS=0 events=0 mode=node listener=1 shown=0
-	: >"$WORK/excuses" >"$WORK/ids" >"$WORK/attempts"
+	touch "$WORK"/{excuses,ids,attempts}
 	mkfifo "$WORK/until"
 	exec 9<>"$WORK/until"
 	ztunnel_begins 9
