@@ -35,9 +35,10 @@ node_up() { # NAME
 	mkdir "$CG" "$CG/node" "$WORK/bpf"
 	mount -t bpf bpf "$WORK/bpf"
 	ip netns add "$RUN-node"
+	# A bridge without an address of its own takes its ports', as they come and go.
 	ip -n "$RUN-node" -batch - <<-END
 		link set lo up
-		link add br0 type bridge
+		link add br0 address 02:77:00:00:00:ff type bridge
 		link set br0 up
 		addr add $NODE_IP/16 dev br0
 	END

@@ -386,7 +386,7 @@ only_the_living() {
 	(cd "$WORK" && grep -H . stranger.log out.log) >>"$WORK/bad" || :
 	grep ESCAPED "$WORK/attempts" >>"$WORK/bad" || :
 	if [ -s "$WORK/bad" ]; then
-		head -n 20 "$WORK/bad"
+		awk -F : 'seen[$1]++ < 5' "$WORK/bad" # of each log
 		echo "$(wc -l <"$WORK/bad") in all; the last events:"
 		tail -n 40 "$WORK/events"
 		return 1
