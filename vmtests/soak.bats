@@ -328,19 +328,22 @@ progress() {
 		"$(sums failed one two in sometimes dns) refused, $(sums direct one two in) escaped" >&3
 }
 
-# What the maps keep is of what lives.
-only_the_living() {
-	local dead
-	[ "$(entries handovers)" = 0 ] || return 1
-	dead=$(awk 'NR > 1 { print $NF }' "$PIN/pods" |
-		grep -vE '^(10[.]77[.]|fd00:(00)?77:)' || :)
-	[ -z "$dead" ] || return 1
+# What the maps keep of what lives no more.
+dead() {
+	"$BPFTOOL" -j map dump pinned "$PIN/maps/handovers" | grep -o '"key":[^]]*' |
+		sed 's/^/handovers: /'
+	awk 'NR > 1 && $NF !~ /^(10[.]77[.]|fd00:(00)?77:)/' "$PIN/pods"
 	# Eight bytes, the lowest first; ids stay below 2^48.
-	dead=$("$BPFTOOL" -j map dump pinned "$PIN/maps/cgroup_info_map" |
+	"$BPFTOOL" -j map dump pinned "$PIN/maps/cgroup_info_map" |
 		grep -o '"key":[^]]*' | grep -o '"0x[^]]*' | tr -d '"' | while IFS=, read -ra key; do
 		printf '%d\n' "0x${key[5]#0x}${key[4]#0x}${key[3]#0x}${key[2]#0x}${key[1]#0x}${key[0]#0x}"
-	done | sort | comm -23 - <(find "$ABOVE" -type d -printf '%i\n' | sort))
-	[ -z "$dead" ]
+	done | sort | comm -23 - <(find "$ABOVE" -type d -printf '%i\n' | sort) |
+		sed 's/^/cgroup_info_map: /'
+}
+
+nobody_dead() {
+	dead >"$WORK/dead"
+	[ ! -s "$WORK/dead" ]
 }
 
 @test "$SECONDS_TO_SOAK s of everything at random: nothing escapes, nothing is told wrong, nothing stays" {
@@ -366,7 +369,7 @@ only_the_living() {
 	light_pods in 78 proxied -z "$CG/ztunnel/in-light"
 	light_pods out 79 direct
 	mapfile -t all < <(declare -F | sed -n 's/^declare -f \(event_.*\)/\1/p')
-	all+=(event_load event_load event_killed event_killed event_mode)
+	all+=(event_load event_load event_killed event_killed event_mode event_flood event_flood)
 	while [ "$SECONDS" -lt "$SECONDS_TO_SOAK" ]; do
 		roll ${#all[@]}
 		echo "$EPOCHREALTIME ${all[rolled]}" >>"$WORK/events"
@@ -382,6 +385,8 @@ only_the_living() {
 	note_ids
 	calm
 	progress
+	echo "# $(sed 's/.* event_//' "$WORK/events" | sort | uniq -c | sed 's/^ *\(.*\) \(.*\)/\2 \1/' |
+		paste -sd ,)" >&3
 	bad one.log two.log in.log sometimes.log dns.log >"$WORK/bad"
 	(cd "$WORK" && grep -H . stranger.log out.log) >>"$WORK/bad" || :
 	grep ESCAPED "$WORK/attempts" >>"$WORK/bad" || :
@@ -397,7 +402,7 @@ only_the_living() {
 	echo "# light pods' node connections: in $(nodes proxied in) proxied," \
 		"$(nodes direct in) direct; out $(nodes direct out) direct" >&3
 	is "$(nodes proxied out) $(sums proxied stranger out) $(sums direct one two in)" "0 0 0"
-	retry 100 only_the_living
+	retry 100 nobody_dead || { head -n 5 "$WORK/dead"; return 1; }
 	if grep -q escaped_total "$ROOT/bpf/iter_metrics.bpf.c"; then nothing_escaped; fi
 	cgroup_end "$CG/ztunnel"
 	retry 100 no_listeners || { "$BPFTOOL" map dump pinned "$PIN/maps/ztunnel_listeners"; return 1; }
