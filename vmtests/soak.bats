@@ -40,17 +40,26 @@ setup_file() {
 	run_in server server "$TCP" both :: 80 53 >"$WORK/server" 2>&1 3>&- 9>&- &
 	disown
 	retry 100 grep -q ready "$WORK/server"
-	# Where a flood goes nobody answers.
-	ip -n "$RUN-flooder" -batch - <<-END
-		neigh add 10.77.0.8 lladdr 02:de:ad:00:00:08 dev eth0
-		neigh add 10.77.0.9 lladdr 02:de:ad:00:00:09 dev eth0
-		neigh add 10.77.9.9 lladdr 02:de:ad:00:00:99 dev eth0
-	END
+	# All know ztunnel's two addresses: who asks for one that is away is refused
+	# when it is back. Where a flood goes nobody answers.
+	neighbours node br0 02:77:00:00:00
+	for pod in one two hostile sometimes stranger; do neighbours "$pod" eth0 02:77:00:00:00; done
+	neighbours flooder eth0 02:de:ad:00:00
+	ip -n "$RUN-flooder" neigh add 10.77.9.9 lladdr 02:de:ad:00:00:99 dev eth0
 	SELF=10.77.1.9 SELF6=fd00:77::19 SERVER=10.77.2.2 SERVER6=fd00:77::2
 	export SELF SELF6 SERVER SERVER6 NODE=$NODE_IP ATTACHED=$CG CGROUP=$CG/hostile/own
 	export ZTUNNEL=$ZTUNNEL_POD_IP ZTUNNEL6=$ZTUNNEL_POD_IP6
 	mkdir "$CGROUP"
 	mkfifo "$WORK/never" # says nothing
+}
+
+neighbours() { # NAME DEVICE MAC
+	ip -n "$RUN-$1" -batch - <<-END
+		neigh add 10.77.0.8 lladdr $3:08 dev $2
+		neigh add 10.77.0.9 lladdr $3:09 dev $2
+		neigh add fd00:77::8 lladdr $3:08 dev $2
+		neigh add fd00:77::9 lladdr $3:09 dev $2
+	END
 }
 
 teardown_file() {
@@ -332,7 +341,10 @@ progress() {
 dead() {
 	"$BPFTOOL" -j map dump pinned "$PIN/maps/handovers" | grep -o '"key":[^]]*' |
 		sed 's/^/handovers: /'
-	awk 'NR > 1 && $NF !~ /^(10[.]77[.]|fd00:(00)?77:)/' "$PIN/pods"
+	cat "$PIN/pods" >"$WORK/pods" # which lists the living
+	[ "$(entries pod_ips)" = $(($(wc -l <"$WORK/pods") - 1)) ] || echo "pod_ips: more than pods"
+	awk -v away=$((17 - zt)) 'NR > 1 && ($NF !~ /^(10[.]77[.]|fd00:(00)?77:)/ ||
+		$NF == "10.77.0." away) { print "pods: " $NF }' "$WORK/pods"
 	# Eight bytes, the lowest first; ids stay below 2^48.
 	"$BPFTOOL" -j map dump pinned "$PIN/maps/cgroup_info_map" |
 		grep -o '"key":[^]]*' | grep -o '"0x[^]]*' | tr -d '"' | while IFS=, read -ra key; do
