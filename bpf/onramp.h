@@ -162,6 +162,7 @@ enum counter {
 	STAT_HANDED_OVER,	/* original destinations that reached the proxy */
 	STAT_NO_HANDOVER,	/* proxy accepted what onramp did not redirect */
 	STAT_DESTINATIONS_FULL, /* destinations had no room: handed over instead */
+	STAT_LISTENERS_FULL,	/* ztunnel_listeners had no room: sought by connect() */
 	STATS,			/* new ones go just above: the map outlives upgrades */
 };
 

@@ -152,6 +152,7 @@ static __always_inline void listener_opens(struct bpf_sock_ops *ctx, struct bpf_
 	struct listeners none = {};
 	struct listener listener = {};
 	__u32 flags = 0;
+	long err;
 
 	if (!cfg || !in_pod_mode(cfg) || ctx->local_port != cfg->outbound_port ||
 	    !cgroup_is_within((__u64)socket_cgroup(kernel_sk), cfg->ztunnel_cgroup))
@@ -162,7 +163,11 @@ static __always_inline void listener_opens(struct bpf_sock_ops *ctx, struct bpf_
 	listener.key.netns = netns_id(BPF_CORE_READ(kernel_sk, __sk_common.skc_net.net), &flags);
 	listener.key.ztunnel = cfg->ztunnel_cgroup;
 	listener.kinds = listener_kinds(ctx);
-	bpf_map_update_elem(&ztunnel_listeners, &listener.key, &none, BPF_NOEXIST);
+	err = bpf_map_update_elem(&ztunnel_listeners, &listener.key, &none, BPF_NOEXIST);
+	if (err && err != -EEXIST) {
+		count(STAT_LISTENERS_FULL);
+		return; /* uncounted, or what it takes out would be another's */
+	}
 	if (!bpf_sk_storage_get(&listener_sockets, sk, &listener, BPF_SK_STORAGE_GET_F_CREATE))
 		return;
 	count_listener(&listener, 1);
