@@ -35,7 +35,7 @@ SHELL_FILES := $(shell grep -lE '^.!/bin/(ba)?sh' scripts/* vmtests/* .ci/* 2>/d
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help all tools demo test vmtest bench bench-scale lint fmt clean compile_commands.json setup-%
+.PHONY: help all tools demo test vmtest soak churn bench bench-scale lint fmt clean compile_commands.json setup-%
 
 all: $(B)/onramp.bpf.o $(B)/onramp ## build the object and the loader
 
@@ -96,6 +96,14 @@ test: setup-build-demo-test-vm all tools ## every suite, here and on the matrix
 
 vmtest: setup-build-demo-test-vm all tools ## every suite, in VMs; KERNEL=6.1: one
 	$(Q)scripts/vm-matrix $(KERNEL)
+
+soak: setup-build-demo-test all tools ## 20 minutes of everything at random: SEED=N
+	$(Q)SOAK_MINUTES=$${SOAK_MINUTES:-20} vmtests/run soak
+
+churn: setup-build-demo-test all tools ## 10,000 pods come and go; 2,000 at once
+	$(Q)ONRAMP_TEST_CHURN=$${ONRAMP_TEST_CHURN:-10000} \
+		ONRAMP_TEST_AT_ONCE=$${ONRAMP_TEST_AT_ONCE:-2000} \
+		vmtests/run churn
 
 bench: setup-build-bench all tools ## what a connection costs: build/bench.*
 	$(Q)scripts/bench

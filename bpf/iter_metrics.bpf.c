@@ -62,6 +62,7 @@ int metrics(struct bpf_iter__bpf_map *ctx)
 	SAMPLE("map_full_total", "{map=\"pod_ips\"}", STAT_PODS_FULL);
 	SAMPLE("map_full_total", "{map=\"handovers\"}", STAT_HANDOVERS_FULL);
 	SAMPLE("map_full_total", "{map=\"destinations\"}", STAT_DESTINATIONS_FULL);
+	SAMPLE("map_full_total", "{map=\"ztunnel_listeners\"}", STAT_LISTENERS_FULL);
 
 	FAMILY("escaped_total", "Connections of enrolled pods without a verdict.");
 	SAMPLE("escaped_total", "", STAT_ESCAPED);

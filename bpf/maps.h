@@ -126,7 +126,7 @@ struct {
  * struct listeners_key -> struct listeners, in in-pod mode. Written by sockops
  * as ztunnel's sockets begin and cease to listen, read by connect.
  * Full: connect() looks for the listener itself, as for those that are older
- * than the load.
+ * than the load, and stat listeners_full counts.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

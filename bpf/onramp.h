@@ -201,6 +201,7 @@ enum counter {
 	STAT_NO_HANDOVER,	/* proxy accepted what onramp did not redirect */
 	STAT_DESTINATIONS_FULL, /* destinations had no room: handed over instead */
 	STAT_ESCAPED,		/* connections of enrolled pods without a verdict */
+	STAT_LISTENERS_FULL,	/* ztunnel_listeners had no room: sought by connect() */
 	STATS,			/* new ones go just above: the map outlives upgrades */
 };
 

@@ -193,6 +193,7 @@ static __always_inline void listener_opens(struct bpf_sock_ops *ctx, struct bpf_
 	struct sock *kernel_sk = kernel_socket(ctx);
 	struct listeners none = {};
 	struct listener listener = {};
+	long err;
 
 	if (cfg && cfg->ztunnel_netns)
 		listener_shown(ctx, cfg);
@@ -205,7 +206,11 @@ static __always_inline void listener_opens(struct bpf_sock_ops *ctx, struct bpf_
 	listener.key.netns = socket_netns_id(ctx);
 	listener.key.ztunnel = cfg->ztunnel_cgroup;
 	listener.kinds = listener_kinds(ctx);
-	bpf_map_update_elem(&ztunnel_listeners, &listener.key, &none, BPF_NOEXIST);
+	err = bpf_map_update_elem(&ztunnel_listeners, &listener.key, &none, BPF_NOEXIST);
+	if (err && err != -EEXIST) {
+		count(STAT_LISTENERS_FULL);
+		return; /* uncounted, or what it takes out would be another's */
+	}
 	if (!bpf_sk_storage_get(&listener_sockets, sk, &listener, BPF_SK_STORAGE_GET_F_CREATE))
 		return;
 	count_listener(&listener, 1);

@@ -1,7 +1,7 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 # Every map at its limit: which verdicts hold, what the metrics and the loader
-# say, and what all of it costs in memory. (10,000 pods: see cgroup_rmdir.bats.)
+# say, and what all of it costs in memory. (10,000 pods: see churn.bats.)
 
 load helpers.bash
 
@@ -35,12 +35,6 @@ fill() { # MAP ENTRIES ERROR [VALUE]
 	run -0 "$BPFCALL" fill "$PIN/maps/$1" "${4-0}"
 	is "$output" "$(($2 - before)) $3"
 	echo "# $1 with $2 entries: $("$BPFTOOL" -j map show pinned "$PIN/maps/$1" | kib)" >&3
-}
-
-# Of what bpftool shows, in all.
-kib() {
-	grep -o '"bytes_memlock":[0-9]*' |
-		awk -F : '{ sum += $2 } END { print int(sum / 1024) " KiB" }'
 }
 
 drain() {
@@ -185,12 +179,7 @@ no_room() { # MAP ARGUMENT-THAT-FAILS COMMAND...
 }
 
 @test "what it costs in memory" {
-	maps=$(for map in "$PIN"/maps/*; do "$BPFTOOL" -j map show pinned "$map"; done | kib)
-	programs=$(for link in "$PIN"/links/* "$PIN"/{pods,rules,metrics}; do
-		"$BPFTOOL" -j link show pinned "$link"
-	done | grep -o '"prog_id":[0-9]*' | cut -d : -f 2 | while read -r id; do
-		"$BPFTOOL" -j prog show id "$id"
-	done | kib)
+	maps=$(memory_of_maps) programs=$(memory_of_programs)
 	echo "# nearly empty: maps $maps, programs $programs" >&3
 	[ "${maps% KiB}" -gt 0 ]
 	[ "${programs% KiB}" -gt 0 ]

@@ -4,8 +4,6 @@
 
 load helpers.bash
 
-CHURN=${ONRAMP_TEST_CHURN:-2000}
-
 setup_file() {
 	node_up rmdir
 	reload -e 10.77.1.0/24
@@ -86,39 +84,4 @@ teardown_file() {
 	pod_down heir
 	rmdir "$CG/gone"
 	is "$(entries pod_ips)" 0
-}
-
-# Pods that hold the addresses of numbers FIRST and up, all alive at once.
-pods_at_once() { # FIRST COUNT
-	local i pids=()
-	exec 9>"$WORK/alive"
-	flock 9 # which each pod waits for
-	for ((i = $1; i < $1 + $2; i++)); do
-		mkdir "$CG/churn/$i"
-		sh -c 'echo 0 >"$0/cgroup.procs" && exec unshare --net sh -c "
-			ip -batch - && exec flock -s \"\$0\" true" "$1"' \
-			"$CG/churn/$i" "$WORK/alive" >/dev/null 3>&- 9>&- <<-END &
-			link add eth0 type veth
-			addr add 10.78.$((i / 250)).$((i % 250 + 1))/16 dev eth0
-			addr add fd00::$((i + 1))/64 dev eth0
-		END
-		pids+=($!)
-	done
-	retry 200 sh -c "[ \$(grep -c ' 10[.]78[.]' '$PIN/pods') = $2 ]"
-	exec 9>&-
-	wait "${pids[@]}"
-	rmdir "$CG"/churn/*/
-}
-
-@test "$CHURN pods made and removed, 64 alive at a time, leave cgroup_info_map and pod_ips empty" {
-	mkdir "$CG/churn"
-	for ((first = 0; first < CHURN; first += 64)); do
-		[ $((first % 640)) -ne 0 ] || echo "# $first of $CHURN pods" >&3
-		pods_at_once "$first" $((CHURN - first < 64 ? CHURN - first : 64))
-	done
-	cgroup_end "$CG/churn"
-	cgroup_end "$CG/node"
-	is "$(entries cgroup_info_map)" 0
-	is "$(entries pod_ips)" 0
-	mkdir "$CG/node"
 }

@@ -35,9 +35,10 @@ node_up() { # NAME
 	mkdir "$CG" "$CG/node" "$WORK/bpf"
 	mount -t bpf bpf "$WORK/bpf"
 	ip netns add "$RUN-node"
+	# A bridge without an address of its own takes its ports', as they come and go.
 	ip -n "$RUN-node" -batch - <<-END
 		link set lo up
-		link add br0 type bridge
+		link add br0 address 02:77:00:00:00:ff type bridge
 		link set br0 up
 		addr add $NODE_IP/16 dev br0
 	END
@@ -64,6 +65,13 @@ dual_stack() { # NAME:N...
 	for pod; do
 		ip -n "$RUN-${pod%%:*}" addr add "fd00:77::${pod#*:}/64" dev eth0 nodad
 	done
+}
+
+# Between these pods and light ones of pods.c, which have routes for a bridge.
+routes_to_light_pods() { # NAME...
+	local pod
+	ip netns exec "$RUN-node" sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
+	for pod; do ip -n "$RUN-$pod" route add default via fd00:77::ff; done
 }
 
 pod_down() { # NAME
@@ -193,8 +201,31 @@ opens_stay() { # POD: whose netns goes
 	[ ! -e "$WORK/opens" ] || "$TCP" opens "/run/netns/$RUN-$1" >>"$WORK/opens"
 }
 
+# No connection of an enrolled pod got past connect() unjudged.
+nothing_escaped() {
+	is "escaped $(metric escaped_total)" "escaped 0"
+}
+
 entries() { # MAP: how many entries it has
 	"$BPFTOOL" -j map dump pinned "$PIN/maps/$1" | { grep -o '"key":\["' || :; } | wc -l
+}
+
+# Of what bpftool shows, in all.
+kib() {
+	grep -o '"bytes_memlock":[0-9]*' |
+		awk -F : '{ sum += $2 } END { print int(sum / 1024) " KiB" }'
+}
+
+memory_of_maps() {
+	for map in "$PIN"/maps/*; do "$BPFTOOL" -j map show pinned "$map"; done | kib
+}
+
+memory_of_programs() {
+	for link in "$PIN"/links/* "$PIN"/{pods,rules,metrics}; do
+		"$BPFTOOL" -j link show pinned "$link"
+	done | grep -o '"prog_id":[0-9]*' | cut -d : -f 2 | while read -r id; do
+		"$BPFTOOL" -j prog show id "$id"
+	done | kib
 }
 
 cgroup_id() { # NAME, below the node's

@@ -149,6 +149,27 @@ dial($family)"
 	"$ROOT/build/bpfcall" drain "$PIN/maps/destinations"
 }
 
+@test "no room in ztunnel_listeners: a new listener is found all the same; it is counted" {
+	full='map_full_total{map="ztunnel_listeners"}'
+	"$ROOT/build/bpfcall" fill "$PIN/maps/ztunnel_listeners" 0 >"$WORK/filled"
+	is "$(metric "$full")" 0
+	listen_in other :: 15001
+	is "$(metric "$full")" 1
+	"$ROOT/build/bpfcall" drain "$PIN/maps/ztunnel_listeners" # nor when there is room
+	run -0 pod other "$TCP" dial 10.77.2.2 80
+	captured 10.77.2.2:80
+	# One that is counted, and takes IPv4 alone: what the first never added stays.
+	mkdir "$CG/ztunnel/second"
+	run_in ztunnel/second other "$TCP" share 0.0.0.0 15001 >"$WORK/second" 2>&1 3>&- &
+	disown
+	retry 100 grep -q ready "$WORK/second"
+	leave other
+	cgroup_end "$CG/ztunnel/second"
+	is "$(entries ztunnel_listeners)" 1 # client's
+	run -0 pod other "$TCP" dial 10.77.2.2 80
+	has " local=[::ffff:10.77.2.2]:80 "
+}
+
 @test "a listener on 127.0.0.1 alone is found as well" {
 	listen_in other 127.0.0.1 15001
 	run -0 pod other "$TCP" dial 10.77.2.2 80

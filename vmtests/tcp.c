@@ -6,6 +6,7 @@
  *                              peer= orig4= orig6= (SO_ORIGINAL_DST) on= (its own
  *                              PORT, which need not be local's)
  *   tcp share ADDR PORT...     the same, letting others listen beside it
+ *   tcp both ADDR PORT...      as share, and answers datagrams with their port
  *   tcp web ADDR PORT...       the same as an HTTP answer; prints each, with the
  *                              request's User-Agent
  *   tcp dial ADDR PORT [N]     connects, prints dialled= (getpeername), local=
@@ -24,12 +25,21 @@
  *                              standard input ends; prints how many the proxy
  *                              answered with the right original destination, how
  *                              many were direct, wrong, failed
+ *   tcp some N ADDR PORT...    the same N times only, and ends with its input
+ *   tcp soak MS FATE ADDR PORT...
+ *                              the same each MS ms until its standard input ends;
+ *                              prints each second what is new. Of what has another
+ *                              fate than proxied or direct (or any: either) it
+ *                              says from when to when it took
+ *   tcp ask MS FATE ADDR PORT...
+ *                              the same of datagrams, by sendto() and by connect();
+ *                              port 15053 is the proxy's
  *   tcp opens NETNS...         how many handshakes the kernel has begun in these
  *                              netns (files), as it counts them itself
  *
  * Exit status 1 and the errno's name where a connection failed.
  */
-#include "ends.h"
+#include "fates.h"
 #include <fcntl.h>
 #include <poll.h>
 #include <sched.h>
@@ -102,34 +112,51 @@ static void answer(int fd, bool web, const char *port)
 	close(fd);
 }
 
+static void answer_datagram(int fd, const char *port)
+{
+	union name peer = {};
+	socklen_t size = sizeof(peer);
+	char none;
+
+	if (recvfrom(fd, &none, 1, 0, &peer.any, &size) >= 0)
+		sendto(fd, port, strlen(port), 0, &peer.any, size);
+}
+
+static int listen_at(const char *ip, const char *port, int type, int share)
+{
+	union name name = parse(ip, port);
+	int fd = socket(name.any.sa_family, type, 0);
+
+	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &(int){ 1 }, sizeof(int));
+	setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &share, sizeof(share));
+	if (!bind(fd, &name.any, length(&name)) && (type == SOCK_DGRAM || !listen(fd, 4096)))
+		return fd;
+	fprintf(stderr, "tcp: %s port %s: %s\n", ip, port, strerror(errno));
+	exit(1);
+}
+
 static int serve(const char *what, const char *ip, char **ports, int count)
 {
-	int share = !strcmp(what, "share");
-	bool web = !strcmp(what, "web");
-	struct pollfd fds[16];
+	bool web = !strcmp(what, "web"), both = !strcmp(what, "both");
+	bool share = both || !strcmp(what, "share");
+	struct pollfd fds[32] = {};
 
 	for (int i = 0; i < count; i++) {
-		union name name = parse(ip, ports[i]);
-		int fd = socket(name.any.sa_family, SOCK_STREAM, 0);
-
-		setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &(int){ 1 }, sizeof(int));
-		setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &share, sizeof(share));
-		if (bind(fd, &name.any, length(&name)) || listen(fd, 4096)) {
-			fprintf(stderr, "tcp: %s port %s: %s\n", ip, ports[i], strerror(errno));
-			return 1;
-		}
-		fds[i] = (struct pollfd){ .fd = fd, .events = POLLIN };
+		fds[i].fd = listen_at(ip, ports[i], SOCK_STREAM, share);
+		fds[count + i].fd = both ? listen_at(ip, ports[i], SOCK_DGRAM, share) : -1;
+		fds[i].events = fds[count + i].events = POLLIN;
 	}
 	puts("ready");
 	fflush(stdout);
-	while (poll(fds, count, -1) > 0)
-		for (int i = 0; i < count; i++)
-			if (fds[i].revents) {
-				int fd = accept(fds[i].fd, NULL, NULL);
+	while (poll(fds, 2 * count, -1) > 0)
+		for (int i = 0; i < count; i++) {
+			int fd = fds[i].revents ? accept(fds[i].fd, NULL, NULL) : -1;
 
-				if (fd >= 0)
-					answer(fd, web, ports[i]);
-			}
+			if (fd >= 0)
+				answer(fd, web, ports[i]);
+			if (fds[count + i].revents)
+				answer_datagram(fds[count + i].fd, ports[i]);
+		}
 	return 1;
 }
 
@@ -154,55 +181,80 @@ static int dial(const union name *to, int from)
 	return converse(fd);
 }
 
-/* What became of one connection: by its server's line and its getpeername(). */
-enum fate { PROXIED, DIRECT, WRONG, FAILED, FATES };
-
-static enum fate fate_of(const union name *to)
+static void dial_and_judge(const union name *to, struct tally *tally)
 {
 	int fd = socket(to->any.sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	bool v4 = to->any.sa_family == AF_INET, same;
-	union name peer = {};
-	socklen_t size = sizeof(peer);
-	char line[512] = "", orig[100], local[100], mapped[100];
-	int used = 0, got;
+	enum fate fate = FAILED;
+	double began = now();
+	char line[512] = "";
 
-	if (connect_within(fd, to)) {
-		fprintf(stderr, "%s: %s\n", show(to), strerrorname_np(errno));
+	errno = 0;
+	if (!connect_within(fd, to))
+		fate = fate_of(fd, to, line, sizeof(line));
+	else if (snprintf(line, sizeof(line), "%s", strerrorname_np(errno)))
 		close(fd);
-		return FAILED;
-	}
-	same = !getpeername(fd, &peer.any, &size) && !strcmp(show(&peer), show(to));
-	while (!strchr(line, '\n') && (got = read(fd, line + used, sizeof(line) - 1 - used)) > 0)
-		used += got;
-	/* Reset: neither end keeps the port in TIME_WAIT. */
-	setsockopt(fd, SOL_SOCKET, SO_LINGER, &(struct linger){ 1, 0 }, sizeof(struct linger));
-	close(fd);
-	snprintf(orig, sizeof(orig), v4 ? " orig4=%s " : " orig6=%s ", show(to));
-	snprintf(local, sizeof(local), "local=%s ", show(to));
-	snprintf(mapped, sizeof(mapped), "local=[::ffff:%s]:%u ",
-		 v4 ? inet_ntoa(to->v4.sin_addr) : "", ntohs(to->v4.sin_port));
-	if (same && strstr(line, orig))
-		return PROXIED;
-	if (same && (strstr(line, local) || strstr(line, mapped)))
-		return DIRECT;
-	fprintf(stderr, "%s: peer %s: %s\n", show(to), show(&peer),
-		*line ? line : strerrorname_np(errno));
-	return *line ? WRONG : FAILED;
+	judge(tally, began, to, fate, line);
 }
 
-/* With a pause now and then, that leaves room for what is to happen meanwhile. */
-static int many(long least, char **ends, int count)
+static void ask_and_judge(union name *to, bool by_connect, struct tally *tally)
+{
+	int fd = socket(to->any.sa_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	struct timeval limit = { .tv_sec = 2 };
+	union name from = {};
+	socklen_t size = sizeof(from);
+	enum fate fate = FAILED;
+	double began = now();
+	char line[512] = "", text[100] = "";
+
+	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
+	if ((by_connect ? connect(fd, &to->any, length(to)) || send(fd, "?", 1, 0) < 0 :
+			  sendto(fd, "?", 1, 0, &to->any, length(to)) < 0) ||
+	    recvfrom(fd, text, sizeof(text) - 1, 0, &from.any, &size) < 0) {
+		snprintf(line, sizeof(line), "%s", strerrorname_np(errno));
+	} else {
+		snprintf(line, sizeof(line), "from %s: %s", show(&from), text);
+		fate = strcmp(show(&from), show(to)) ? WRONG :
+		       strcmp(text, "15053")	     ? DIRECT :
+						       PROXIED;
+	}
+	close(fd);
+	judge(tally, began, to, fate, line);
+}
+
+/* A pause now and then leaves room for what is to happen meanwhile. */
+static bool goes_on(const char *how, long n, long number)
 {
 	struct pollfd told = { .fd = 0, .events = POLLIN };
+
+	if (!strcmp(how, "some"))
+		return n < number;
+	if (strcmp(how, "many"))
+		return !n || !poll(&told, 1, number);
+	return n % 16 || !poll(&told, 1, 10) || n < number;
+}
+
+/* Dials these in turn, or asks: "many", "some", "soak" or "ask". */
+static int load(const char *how, long number, enum fate wanted, char **ends, int count)
+{
+	bool ask = !strcmp(how, "ask"), lasting = ask || !strcmp(how, "soak");
+	struct tally tally = { .wanted = wanted };
 	union name to[16];
-	long fates[FATES] = {};
+	double told = 0;
+	char end;
 
 	for (int i = 0; i < count; i++) to[i] = parse(ends[2 * i], ends[2 * i + 1]);
-	for (long n = 0; n % 16 || !poll(&told, 1, 10) || n < least; n++)
-		fates[fate_of(&to[n % count])]++;
-	printf("proxied=%ld direct=%ld wrong=%ld failed=%ld\n", fates[PROXIED], fates[DIRECT],
-	       fates[WRONG], fates[FAILED]);
-	return 0;
+	for (long n = 0; goes_on(how, n, number); n++) {
+		if (ask)
+			ask_and_judge(&to[n % count], n / count % 2, &tally);
+		else
+			dial_and_judge(&to[n % count], &tally);
+		if (lasting && now() - told >= 1) {
+			told = now();
+			tell("", &tally);
+		}
+	}
+	tell("", &tally);
+	return !strcmp(how, "some") && read(0, &end, 1) < 0;
 }
 
 static int flood(long count, const union name *to)
@@ -259,7 +311,8 @@ int main(int argc, char **argv)
 {
 	const char *what = argc > 3 ? argv[1] : "";
 	/* A number comes first. */
-	bool from = !strcmp(what, "from") || !strcmp(what, "many") || !strcmp(what, "flood");
+	bool many = !strcmp(what, "many") || !strcmp(what, "some");
+	bool from = !strcmp(what, "from") || !strcmp(what, "flood");
 	union name to = {};
 	char line[16];
 	int err = 0, fd;
@@ -267,16 +320,19 @@ int main(int argc, char **argv)
 	signal(SIGPIPE, SIG_IGN);
 	if (argc > 2 && !strcmp(argv[1], "opens"))
 		return opens(argv + 2);
+	if (many && argc % 2 && argc > 4 && argc < 38)
+		return load(what, atol(argv[2]), FATES, argv + 3, argc / 2 - 1);
+	if ((!strcmp(what, "soak") || !strcmp(what, "ask")) && !(argc % 2) && argc > 5 && argc < 38)
+		return load(what, atol(argv[2]), fate_named(argv[3]), argv + 4, argc / 2 - 2);
 	if (argc > 3 + from)
 		to = parse(argv[2 + from], argv[3 + from]);
-	if (!strcmp(what, "serve") || !strcmp(what, "share") || !strcmp(what, "web"))
+	if (!strcmp(what, "serve") || !strcmp(what, "share") || !strcmp(what, "both") ||
+	    !strcmp(what, "web"))
 		return serve(what, argv[2], argv + 3, argc - 3);
 	if (!strcmp(what, "dial")) {
 		for (int n = argc > 4 ? atoi(argv[4]) : 1; n > 0; n--) err |= dial(&to, 0);
 		return err;
 	}
-	if (!strcmp(what, "many") && argc % 2 && argc > 4 && argc < 38)
-		return many(atol(argv[2]), argv + 3, argc / 2 - 1);
 	if (!strcmp(what, "steps")) {
 		while (fgets(line, sizeof(line), stdin)) err |= dial(&to, 0);
 		return err;
