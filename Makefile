@@ -16,11 +16,14 @@ BPFTOOL ?= $(shell scripts/find-bpftool)
 ARCH := $(shell uname -m)
 LIBS := # where another architecture's headers and libraries are: see get-libs
 
+# What is built does not tell where: in another directory it is the same.
+NOWHERE := -ffile-prefix-map=$(CURDIR)=.
+
 # v2: the oldest kernel of the matrix, 5.10, has no atomics with a result.
 BPF_CFLAGS := -g -O2 -target bpf -mcpu=v2 -Wall -Werror -ffreestanding \
-	-I$(LIBS)/usr/include/$(ARCH)-linux-gnu
+	-I$(LIBS)/usr/include/$(ARCH)-linux-gnu $(NOWHERE)
 CFLAGS ?= -O2 -g
-CFLAGS += -std=gnu11 -D_GNU_SOURCE -Wall -Wextra -Werror -I$(B) -Ibpf
+CFLAGS += -std=gnu11 -D_GNU_SOURCE -Wall -Wextra -Werror -I$(B) -Ibpf $(NOWHERE)
 
 # The loader attaches in this order: connect comes last, for until then nothing
 # is redirected, and all that a redirected connection needs is in place.
