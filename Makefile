@@ -40,9 +40,25 @@ SHELL_FILES := $(shell grep -lE '^.!/bin/(ba)?sh' scripts/* vmtests/* .ci/* 2>/d
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help all tools image manifests demo test vmtest bench bench-scale lint fmt clean compile_commands.json setup-%
+.PHONY: help all install uninstall tools image manifests demo test vmtest bench bench-scale lint fmt clean compile_commands.json setup-%
 
 all: $(B)/onramp.bpf.o $(B)/onramp ## build the object and the loader
+
+PREFIX ?= /usr/local
+COMMANDS := $(wildcard scripts/onramp-* scripts/enroll-by-label)
+to := $(DESTDIR)$(PREFIX)
+
+install: all ## the loader, its man page, the object, scripts; PREFIX, DESTDIR
+	$(Q)install -d $(to)/sbin $(to)/lib/onramp $(to)/share/man/man8
+	$(Q)install $(B)/onramp $(COMMANDS) $(to)/sbin
+	$(Q)install -m 644 $(B)/onramp.bpf.o $(to)/lib/onramp
+	$(Q)install scripts/load-with-bpftool scripts/find-bpftool $(to)/lib/onramp
+	$(Q)scripts/usage-to-man loader/usage.txt scripts/onramp.8.in | \
+		sed 's|@PREFIX@|$(PREFIX)|' >$(to)/share/man/man8/onramp.8
+
+uninstall: ## what install put there
+	$(Q)rm -rf $(to)/lib/onramp $(to)/share/man/man8/onramp.8 \
+		$(addprefix $(to)/sbin/,onramp $(notdir $(COMMANDS)))
 
 tools: $(TOOLS) ## what the suites need besides
 
