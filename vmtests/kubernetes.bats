@@ -7,7 +7,7 @@
 load helpers.bash
 
 setup() {
-	cd "$ROOT/scripts/kubernetes"
+	cd "$ROOT/scripts/kubernetes" || return
 	STATE=$BATS_TEST_TMPDIR/daemonset.json
 	export STATE
 	patch_local '{}' "$ROOT/vmtests/ztunnel.yaml"

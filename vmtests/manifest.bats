@@ -3,13 +3,15 @@
 # scripts/kubernetes, as kubectl renders it, by runc: the very command, arguments,
 # environment, mounts, limits and security context, and the very image's root.
 
-export ONRAMP_TEST_RUNTIME=runc
+# In that order: pods are light ones, only the manifests' containers runc's.
+load runc.bash
 load helpers.bash
 
 setup_file() {
 	node_up manifest
-	[ -e "$ROOT/build/kubernetes-kind.json" ] && [ -e "$ROOT/build/onramp.oci.tar" ] ||
-		{ echo "not built: make image manifests" >&2; return 1; }
+	for file in onramp.oci.tar kubernetes-kind.json kubernetes-unload.json; do
+		[ -s "$ROOT/build/$file" ] || { echo "make image manifests" >&2; return 1; }
+	done
 	image_root "$WORK/image"
 	# The in-pod overlay's image has a shell and find besides.
 	mkdir -p "$WORK/watcher/bin"
@@ -26,16 +28,13 @@ teardown_file() {
 	node_down
 }
 
-# As kubelet names them, by the systemd driver and by the other.
-uid_of() { # POD
-	printf '%s-1111-2222-3333-444455556666\n' "$(printf %s "$1" | cksum | cut -c 1-8)"
-}
-pod_cgroup() { # POD
-	local uid
-	uid=$(uid_of "$1")
-	case $1 in
-	ztunnel2) echo "$CG/kubepods/burstable/pod$uid" ;;
-	*) echo "$CG/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod${uid//-/_}.slice" ;;
+# The pod's cgroup as kubelet names it, by the systemd driver or by the other.
+DRIVER=systemd
+POD_UID=0a1b2c3d-1111-2222-3333-444455556666
+kubelets_cgroup() {
+	case $DRIVER in
+	systemd) echo "$CG/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod${POD_UID//-/_}.slice" ;;
+	cgroupfs) echo "$CG/kubepods/burstable/pod$POD_UID" ;;
 	esac
 }
 
@@ -53,19 +52,19 @@ image_root() { # DIRECTORY
 		'.manifests[] | select(.platform.architecture == $arch) | ' "$index")")" -C "$1"
 }
 
-# Runs the first container of a rendered manifest to its end, in that pod. The
+# Runs the first container of a rendered manifest to its end, in ztunnel's pod. The
 # node is a netns of ours: where the manifest does not name it, we do.
-run_manifest() { # NAME POD IMAGE-ROOT [JQ-FILTER on the OCI configuration]
-	local bundle=$WORK/bundles/$2-init cgroup controllers node=.
-	mkdir -p "$bundle"
-	cgroup=$(pod_cgroup "$2")/init
+run_manifest() { # NAME IMAGE-ROOT [JQ-FILTER on the OCI configuration]
+	local bundle=$WORK/bundle cgroup controllers node=.
+	mkdir -p "$bundle" "$WORK/rootfs"
+	cgroup=$(kubelets_cgroup)/init
 	controllers=$(cat "$(cgroup2_mount)/cgroup.controllers")
 	case $1 in kind | unload) ;; *) node='.process.args += ["--node-netns=/node-netns"]
 		| .mounts += [{ destination: "/node-netns", source: $netns, options: ["bind"] }]' ;; esac
-	CONTAINER_ROOT=$3 container_config "$2" "${cgroup#"$(cgroup2_mount)"}" - |
+	CONTAINER_ROOT=$2 container_config ztunnel "${cgroup#"$(cgroup2_mount)"}" - |
 		jq -L "$ROOT/vmtests" --slurpfile rendered "$ROOT/build/kubernetes-$1.json" \
 			--arg netns "/run/netns/$RUN-node" --arg ip "$ZTUNNEL_POD_IP" \
-			--arg uid "$(uid_of "$2")" --arg bpffs "$WORK/bpf" --arg cgroup2 "/sys/fs/cgroup${CG#"$(cgroup2_mount)"}" \
+			--arg uid "$POD_UID" --arg bpffs "$WORK/bpf" --arg cgroup2 "/sys/fs/cgroup${CG#"$(cgroup2_mount)"}" \
 			--arg node_ns "/proc/${NODE_INIT-}/ns" --arg controllers "$controllers" '
 			include "manifest";
 			first_container($rendered[0].spec.template.spec;
@@ -73,8 +72,8 @@ run_manifest() { # NAME POD IMAGE-ROOT [JQ-FILTER on the OCI configuration]
 				{ "/sys/fs/bpf": $bpffs, "/sys/fs/cgroup": $cgroup2, "/proc/1/ns": $node_ns };
 				"/bin")
 			| if $controllers | test("memory") then . else del(.linux.resources) end
-			| '"$node | ${4:-.}" >"$bundle/config.json" || return
-	runc run --bundle "$bundle" "$2-init" 3>&-
+			| '"$node | ${3:-.}" >"$bundle/config.json" || return
+	runc run --bundle "$bundle" ztunnel-init 3>&-
 }
 
 # Before 5.11 locked memory is limited as well: see the base.
@@ -83,7 +82,7 @@ LOCKED=.
 	LOCKED='.process.capabilities[] += ["CAP_SYS_RESOURCE"]'
 
 @test "Istio without its CNI: the init container loads onramp, before or beside ztunnel" {
-	run -0 run_manifest istio-without-cni ztunnel "$WORK/image" "$LOCKED"
+	run -0 run_manifest istio-without-cni "$WORK/image" "$LOCKED"
 	is "$output" ""
 	onramp enroll 10.77.1.0/24
 	run -0 pod client "$TCP" dial 10.77.2.2 80
@@ -102,7 +101,7 @@ LOCKED=.
 	before=$(program)
 	mkdir -p "$WORK/newer"
 	cp "$ROOT/build/other/onramp" "$WORK/newer/onramp"
-	run -0 run_manifest istio-without-cni ztunnel "$WORK/newer" "$LOCKED"
+	run -0 run_manifest istio-without-cni "$WORK/newer" "$LOCKED"
 	is "$output" ""
 	[ "$(program)" != "$before" ]
 	run -0 pod client "$TCP" dial 10.77.2.2 80
@@ -117,12 +116,13 @@ LOCKED=.
 
 @test "its memory limit counts: with 4 MiB the loader does not live" {
 	grep -q memory "$(cgroup2_mount)/cgroup.controllers" || skip "cgroup2 has no memory here"
-	run ! run_manifest istio-without-cni ztunnel "$WORK/image" \
+	run run_manifest istio-without-cni "$WORK/image" \
 		"$LOCKED | .linux.resources.memory.limit = 4194304"
+	[ "$status" -eq 137 ] || has "onramp: cannot load: Cannot allocate memory"
 }
 
 @test "the Job unloads, without any capability" {
-	run -0 run_manifest unload ztunnel "$WORK/image"
+	run -0 run_manifest unload "$WORK/image"
 	is "$output" ""
 	[ ! -e "$PIN" ]
 	run -0 pod client "$TCP" dial 10.77.2.2 80
@@ -135,34 +135,35 @@ LOCKED=.
 	node=$!
 	retry 100 pgrep -P $node
 	NODE_INIT=$(pgrep -P $node)
-	run -1 run_manifest kind ztunnel "$WORK/image" \
+	run -1 run_manifest kind "$WORK/image" \
 		"$LOCKED | .process.capabilities[] -= [\"CAP_SYS_PTRACE\"]"
 	has "onramp: /node/ns/net: "
-	run -0 run_manifest kind ztunnel "$WORK/image" "$LOCKED"
+	run -0 run_manifest kind "$WORK/image" "$LOCKED"
 	kill $node
 	is "$output" ""
 	onramp enroll 10.77.1.0/24
+	pod client true
 	run -0 node "$TCP" dial 10.77.1.8 80
 	has "local=$ZTUNNEL_POD_IP:15006 " "orig4=10.77.1.8:80 "
-	run -0 run_manifest unload ztunnel "$WORK/image"
+	run -0 run_manifest unload "$WORK/image"
 }
 
 @test "in-pod: it finds ztunnel's cgroup as kubelet's systemd driver names it" {
-	in_pod ztunnel
+	in_pod
 }
 
 @test "in-pod: and as the cgroupfs driver does" {
-	pod_up ztunnel2 10.77.0.10
-	in_pod ztunnel2
+	DRIVER=cgroupfs POD_UID=7a1b2c3d-1111-2222-3333-444455556666
+	in_pod
 }
 
-in_pod() { # POD
+in_pod() {
 	local inside
-	run -0 run_manifest in-pod "$1" "$WORK/watcher" "$LOCKED"
+	inside=$(kubelets_cgroup)/inside
+	run -0 run_manifest in-pod "$WORK/watcher" "$LOCKED"
 	is "$output" ""
-	inside=$(pod_cgroup "$1")/inside
 	mkdir "$inside"
-	light_run_in "${inside#"$CG/"}" client "$TCP" share :: 15001 >"$WORK/inside" 2>&1 3>&- &
+	run_in "${inside#"$CG/"}" client "$TCP" share :: 15001 >"$WORK/inside" 2>&1 3>&- &
 	disown
 	retry 100 grep -q ready "$WORK/inside"
 	run -0 pod client "$TCP" dial 10.77.2.2 80
@@ -173,8 +174,8 @@ in_pod() { # POD
 }
 
 @test "in-pod: where it does not find the pod, it says so and changes nothing" {
-	run -0 run_manifest unload ztunnel "$WORK/image"
-	run ! run_manifest in-pod ztunnel "$WORK/watcher" '.process.env += ["POD_UID=0-0"]'
+	run -0 run_manifest unload "$WORK/image"
+	run -2 run_manifest in-pod "$WORK/watcher" '.process.env += ["POD_UID=0-0"]'
 	has "no cgroup of pod 0-0"
 	[ ! -e "$PIN" ]
 }
