@@ -14,12 +14,16 @@ CC ?= gcc
 CLANG ?= clang
 BPFTOOL ?= $(shell scripts/find-bpftool)
 ARCH := $(shell uname -m)
+LIBS := # where another architecture's headers and libraries are: see get-libs
+
+# What is built does not tell where: in another directory it is the same.
+NOWHERE := -ffile-prefix-map=$(CURDIR)=.
 
 # v2: the oldest kernel of the matrix, 5.10, has no atomics with a result.
 BPF_CFLAGS := -g -O2 -target bpf -mcpu=v2 -Wall -Werror -ffreestanding \
-	-I/usr/include/$(ARCH)-linux-gnu
+	-I$(LIBS)/usr/include/$(ARCH)-linux-gnu $(NOWHERE)
 CFLAGS ?= -O2 -g
-CFLAGS += -std=gnu11 -D_GNU_SOURCE -Wall -Wextra -Werror -I$(B) -Ibpf
+CFLAGS += -std=gnu11 -D_GNU_SOURCE -Wall -Wextra -Werror -I$(B) -Ibpf $(NOWHERE)
 
 # The loader attaches in this order: connect comes last, for until then nothing
 # is redirected, and all that a redirected connection needs is in place. After it
@@ -29,15 +33,34 @@ LAST := %/connect4.o %/connect6.o %/inet_sock_set_state.o
 HOOKS := $(filter-out $(LAST),$(HOOKS)) $(filter $(LAST),$(HOOKS))
 TOOL_FILES := $(filter-out %.bpf.c,$(wildcard vmtests/*.c))
 TOOLS := $(TOOL_FILES:vmtests/%.c=$(B)/%) $(B)/other.bpf.o $(B)/other/onramp
+MANIFESTS := $(patsubst scripts/kubernetes/%/kustomization.yaml,$(B)/kubernetes-%.json,\
+	$(wildcard scripts/kubernetes/*/kustomization.yaml)) $(B)/kubernetes-unload.json
 C_FILES := $(wildcard bpf/*.[ch] loader/*.[ch] scripts/*.c vmtests/*.[ch])
 SHELL_FILES := $(shell grep -lE '^.!/bin/(ba)?sh' scripts/* vmtests/* .ci/* 2>/dev/null) \
 	$(wildcard vmtests/*.bash)
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help all tools demo test vmtest soak churn bench bench-scale lint fmt clean compile_commands.json setup-%
+.PHONY: help all install uninstall tools image manifests demo test vmtest soak churn bench \
+	bench-scale lint fmt clean compile_commands.json setup-%
 
 all: $(B)/onramp.bpf.o $(B)/onramp ## build the object and the loader
+
+PREFIX ?= /usr/local
+COMMANDS := $(wildcard scripts/onramp-* scripts/enroll-by-label)
+to := $(DESTDIR)$(PREFIX)
+
+install: all ## the loader, its man page, the object, scripts; PREFIX, DESTDIR
+	$(Q)install -d $(to)/sbin $(to)/lib/onramp $(to)/share/man/man8
+	$(Q)install $(B)/onramp $(COMMANDS) $(to)/sbin
+	$(Q)install -m 644 $(B)/onramp.bpf.o $(to)/lib/onramp
+	$(Q)install scripts/load-with-bpftool scripts/find-bpftool $(to)/lib/onramp
+	$(Q)scripts/usage-to-man loader/usage.txt scripts/onramp.8.in | \
+		sed 's|@PREFIX@|$(PREFIX)|' >$(to)/share/man/man8/onramp.8
+
+uninstall: ## what install put there
+	$(Q)rm -rf $(to)/lib/onramp $(to)/share/man/man8/onramp.8 \
+		$(addprefix $(to)/sbin/,onramp $(notdir $(COMMANDS)))
 
 tools: $(TOOLS) ## what the suites need besides
 
@@ -70,7 +93,7 @@ $(B)/usage.h: loader/usage.txt scripts/usage-to-c
 $(B)/onramp: $(wildcard loader/*.[ch]) bpf/onramp.h $(B)/onramp.skel.h $(B)/usage.h
 	$(call say,CC,$@)
 	$(Q)$(CC) $(CFLAGS) -static -s loader/*.c -o $@ \
-		$$(scripts/static-libs $(CC))
+		$$(scripts/static-libs '$(CC)')
 
 $(B)/other.bpf.o: vmtests/other.bpf.c Makefile | setup-build
 	$(call say,BPF,$@)
@@ -86,15 +109,48 @@ $(B)/%: vmtests/%.c $(wildcard vmtests/*.h) Makefile | setup-build
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CC) $(CFLAGS) -static $< -o $@
 
+# The image is of this machine's own loader and a cross-built one, whose object
+# comes out the same.
+IMAGE := localhost/onramp:latest
+IMAGE_ARCHS := amd64 arm64
+cpu_amd64 := x86_64
+cpu_arm64 := aarch64
+loader_for = $(B)/$(if $(filter-out $(ARCH),$(cpu_$(1))),$(1)/)onramp
+
+image: $(B)/onramp.oci.tar ## OCI archive of the loader: build/onramp.oci.tar
+
+$(B)/onramp.oci.tar: scripts/image $(foreach arch,$(IMAGE_ARCHS),$(call loader_for,$(arch)))
+	$(call say,IMAGE,$@)
+	$(Q)scripts/image $(IMAGE) \
+		$(foreach arch,$(IMAGE_ARCHS),$(arch)=$(call loader_for,$(arch))) >$@
+
+$(B)/amd64/onramp $(B)/arm64/onramp: $(B)/%/onramp: $(B)/onramp | setup-image
+	$(Q)libs=$$(scripts/get-libs $*) && $(MAKE) --no-print-directory B=$(B)/$* \
+		ARCH=$(cpu_$*) LIBS="$$libs" CC="$(cpu_$*)-linux-gnu-gcc \
+		-B$$libs/usr/lib/$(cpu_$*)-linux-gnu -I$$libs/usr/include" $@
+
+manifests: $(MANIFESTS) ## scripts/kubernetes as JSON: build/kubernetes-*.json
+
+# Patched with nothing: kubectl's own types turn it into JSON.
+to_json := kubectl patch --local -f - --patch '{}' -o json
+
+$(B)/kubernetes-unload.json: scripts/kubernetes/unload.yaml | setup-kubernetes
+	$(Q)mkdir -p $(@D)
+	$(Q)$(to_json) <$< >$@
+
+$(B)/kubernetes-%.json: $(wildcard scripts/kubernetes/*/*) | setup-kubernetes
+	$(Q)mkdir -p $(@D)
+	$(Q)kubectl kustomize scripts/kubernetes/$* | $(to_json) >$@
+
 demo: setup-build-demo all tools ## the main job on real traffic, explained
 	$(Q)scripts/demo
 
 # Exit status 2: this machine's own kernel cannot; the matrix still tells.
-test: setup-build-demo-test-vm all tools ## every suite, here and on the matrix
+test: setup-build-demo-test-vm all tools image manifests ## every suite, here and on the matrix
 	$(Q)vmtests/run || [ $$? = 2 ]
 	$(Q)scripts/vm-matrix
 
-vmtest: setup-build-demo-test-vm all tools ## every suite, in VMs; KERNEL=6.1: one
+vmtest: setup-build-demo-test-vm all tools image manifests ## every suite, in VMs; KERNEL=6.1: one
 	$(Q)scripts/vm-matrix $(KERNEL)
 
 soak: setup-build-demo-test all tools ## 20 minutes of everything at random: SEED=N
