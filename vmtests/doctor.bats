@@ -1,0 +1,368 @@
+#!/usr/bin/env bats
+# SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+# onramp-doctor on nodes that were broken on purpose: it names the cause, all of
+# it in one line that FAILs or warns, and nothing else.
+
+load helpers.bash
+
+setup_file() {
+	node_up doctor
+	ztunnel_up
+	pod_up client 10.77.1.2
+	pod_up server 10.77.2.2
+	serve server 0.0.0.0 80
+	export OTHER=$WORK/bpf/other PODS=$CG
+	"$BPFTOOL" prog loadall "$ROOT/build/other.bpf.o" "$OTHER"
+}
+
+teardown_file() {
+	CG=$PODS
+	rm -rf "$WORK/bpf/plain"
+	node_down
+}
+
+# The doctor as a program of the node's (or, with outside, of none that onramp has
+# to do with), in a mount namespace of its own, after what the variable break says
+# was done there. It must fit on a screen.
+doctor() { # OPTION...
+	local at=(run_in "${below-node}" node)
+	[ -z "${outside-}" ] || at=()
+	# shellcheck disable=SC2154 # the caller's
+	run "${at[@]}" unshare -m sh -ec "${break-}
+		exec \"\$0\" \"\$@\"" "$ROOT/scripts/onramp-doctor" -p "$PIN" "$@"
+	[ "$(fold -w 80 <<<"$output" | wc -l)" -le 24 ] || { echo "$output"; return 1; }
+}
+
+# Exit status, and all the lines that are neither ok nor -.
+says() { # STATUS [LINE]
+	is "$status" "$1" || { echo "$output"; return 1; }
+	is "$(grep -vE '^(ok|-)  ' <<<"$output")" "${2-}"
+}
+
+# What bpftool says of the other program that is attached to connect4.
+id_of_other() {
+	"$BPFTOOL" -j prog show pinned "$OTHER/other_connect4" | grep -o '"id":[0-9]*' | cut -d : -f 2
+}
+
+# Puts a file over another, that has this text.
+hide() { # FILE TEXT
+	printf '%s\n' "${@:2}" >"$WORK/hides${1//\//-}"
+	echo "mount --bind '$WORK/hides${1//\//-}' '$1'"
+}
+
+not_loaded() { # LINE: where it cannot be loaded, it says why
+	doctor -c "$CG"
+	says 1 "$1"
+}
+
+@test "not loaded, but could be: 2" {
+	doctor -c "$CG"
+	says 2
+	has "-     onramp    not loaded: onramp load -z ADDR"
+	doctor -q -c "$CG"
+	is "$status$output" 2
+}
+
+@test "kernel too old" {
+	break=$(hide /proc/sys/kernel/osrelease 5.9.16-amd64)
+	not_loaded "FAIL  kernel    5.9.16-amd64 is too old: boot 5.10 or later"
+}
+
+@test "kernel without BTF" {
+	break="mount -t tmpfs none /sys/kernel/btf"
+	not_loaded "FAIL  kernel    no BTF in /sys/kernel/btf: boot one with CONFIG_DEBUG_INFO_BTF"
+}
+
+@test "lockdown: confidentiality is an obstacle, integrity is not" {
+	break="mount -t tmpfs none /sys/kernel/security
+		echo 'none integrity [confidentiality]' >/sys/kernel/security/lockdown"
+	not_loaded "FAIL  lockdown  confidentiality forbids what BPF reads: boot lockdown=integrity"
+	break=${break/integrity \[confidentiality\]/[integrity] confidentiality}
+	doctor -c "$CG"
+	says 2
+	has "ok    lockdown  integrity, "
+}
+
+@test "a capability less, none at all, or those of a user namespace" {
+	for less in bpf perfmon net_admin; do
+		run -1 setpriv --bounding-set "-sys_admin,-$less" "$ROOT/scripts/onramp-doctor" \
+			-q -p "$PIN" -c "$CG"
+		is "$output" "FAIL  rights    without CAP_${less^^}: be root, or add it to the container"
+	done
+	break=$(hide /proc/sys/kernel/osrelease 5.10.0)
+	run -1 unshare -m sh -c "$break"'
+		exec setpriv --bounding-set -sys_resource "$0" "$@"' \
+		"$ROOT/scripts/onramp-doctor" -q -p "$PIN" -c "$CG"
+	is "$output" "FAIL  rights    without CAP_SYS_RESOURCE: be root, or add it to the container"
+	run -1 unshare -U "$ROOT/scripts/onramp-doctor" -q -p "$PIN" -c "$CG"
+	is "${lines[0]}" \
+		"FAIL  rights    a user namespace, where capabilities do not count: leave it"
+}
+
+@test "no cgroup2" {
+	break="mount -t tmpfs none '$(cgroup2_mount)'"
+	doctor
+	says 1 "FAIL  cgroup2   $(cgroup2_mount) is no cgroup2: mount one there, or give its place by -c"
+	break=
+	doctor -c "$WORK"
+	says 1 "FAIL  cgroup2   $WORK is no cgroup2: mount one there, or give its place by -c"
+}
+
+@test "hybrid node with net_cls in use, before 5.15: no cgroup but the root" {
+	head="#subsys_name hierarchy num_cgroups enabled"
+	break="$(hide /proc/cgroups "$head" "cpu 2 9 1" "net_cls 3 2 1" "net_prio 0 9 1")
+		$(hide /proc/sys/kernel/osrelease 5.14.0)"
+	not_loaded "FAIL  v1        net_cls in use hides sockets' cgroups: boot 5.15, or use no -c, no -t"
+	# On the root; who else is there is not this test's business.
+	doctor -c "$(cgroup2_mount)"
+	has "warn  v1        net_cls in use hides sockets' cgroups: use no -c and no -t"
+	break="$(hide /proc/cgroups "$head" "net_cls 3 2 1")
+		$(hide /proc/sys/kernel/osrelease 5.15.0)"
+	doctor -c "$CG"
+	says 2
+	has "ok    v1        net_cls in use, which is no obstacle since 5.15"
+}
+
+@test "no bpffs, one that is read-only, or something else in the place of the pins" {
+	PIN=$WORK/none/onramp
+	not_loaded "FAIL  bpffs     no directory $WORK/none: mount -t bpf bpf /sys/fs/bpf, or give -p"
+	PIN=$WORK/onramp
+	not_loaded "FAIL  bpffs     $WORK is in none: mount -t bpf bpf /sys/fs/bpf, or give -p"
+	PIN=$WORK/bpf/onramp
+	break="mount -o remount,bind,ro '$WORK/bpf'"
+	not_loaded "FAIL  bpffs     $WORK/bpf cannot be written: be root, and mount it rw"
+	break=
+	PIN=$OTHER
+	not_loaded "FAIL  onramp    $OTHER holds none, or half of one: onramp unload, or give another -p"
+}
+
+attach_other() { # attach|detach CGROUP [FLAGS]
+	"$BPFTOOL" cgroup "$1" "$2" cgroup_inet4_connect pinned "$OTHER/other_connect4" "${@:3}"
+}
+
+@test "another's program in the way of the load" {
+	id=$(id_of_other)
+	attach_other attach "$CG"
+	not_loaded "FAIL  others    other_connect4 (id $id, exclusive) on connect4 keeps onramp out: attach it with multi"
+	run ! reload
+	attach_other detach "$CG"
+	attach_other attach "$CG" override
+	not_loaded "FAIL  others    other_connect4 (id $id, override) on connect4 keeps onramp out: attach it with multi"
+	run ! reload
+	attach_other detach "$CG"
+	attach_other attach "$CG" multi
+	doctor -c "$CG"
+	attach_other detach "$CG"
+	says 2 "warn  others    other_connect4 (id $id, multi) on connect4 runs before onramp: load before it"
+	mkdir "$CG/below"
+	attach_other attach "$CG"
+	CG=$PODS/below below=../node not_loaded "FAIL  others    other_connect4 (id $id, exclusive) on connect4 of $PODS keeps onramp out: attach it with multi"
+	CG=$PODS/below run ! reload
+	attach_other detach "$CG"
+	rmdir "$CG/below"
+}
+
+@test "loaded and healthy: 0, neither a FAIL nor a warning, all looked at, all pins" {
+	reload -e 10.77.1.0/24 -d
+	pod client "$TCP" dial 10.77.2.2 80
+	doctor
+	says 0
+	is "$(grep -c ^ok <<<"$output")" "$(grep -vc escaped <<<"$output")"
+	links=$(find "$PIN/links" -type f | wc -l)
+	has "ok    onramp    loaded, with its $((links + 3)) links and $(find "$PIN/maps" -type f | wc -l) maps" \
+		"ok    links     attached to $CG" "ok    ztunnel   listens on $ZTUNNEL_POD_IP, port 15001" \
+		"ok    connects  1 redirected, 1 passed, none refused" "ok    pods      "
+	awk 'length > 80' <<<"$output" | { run ! grep .; }
+	doctor -q
+	is "$status$output" 0
+}
+
+@test "a pin is gone" {
+	rm "$PIN/links/connect6"
+	doctor
+	says 1 "FAIL  onramp    gone: links/connect6: onramp load"
+	rm "$PIN/links/sendmsg4"
+	doctor
+	says 1 "FAIL  onramp    gone: links/connect6, links/sendmsg4: onramp load"
+	rm "$PIN/maps/stats"
+	doctor -q
+	says 1 "FAIL  onramp    gone: links/connect6, links/sendmsg4, maps/stats: onramp unload, then load"
+	onramp unload
+	reload -e 10.77.1.0/24
+	: >"$WORK/bpf/x" || mkdir "$PIN/links/new"
+	doctor
+	says 0 "warn  onramp    a loader was killed: onramp load once more"
+	rmdir "$PIN/links/new"
+}
+
+@test "a link is dead" {
+	"$BPFTOOL" link detach pinned "$PIN/links/connect4"
+	doctor
+	says 1 "FAIL  links     dead, by cgroup's removal or detached: connect4: onramp load"
+	reload
+	doctor
+	says 0
+}
+
+@test "another's program runs before onramp" {
+	id=$(id_of_other)
+	attach_other attach "$CG" multi
+	doctor
+	says 0
+	has "ok    others    1 on connect, none of them in the way"
+	reload
+	"$BPFTOOL" link detach pinned "$PIN/links/connect4"
+	reload # as the last now
+	doctor
+	attach_other detach "$CG"
+	says 0 "warn  others    other_connect4 (id $id, multi) on connect4 runs before onramp: load before it"
+	attach_other attach "$CG/client" multi
+	doctor
+	attach_other detach "$CG/client"
+	says 0 "warn  others    other_connect4 (id $id, multi) on connect4 of $CG/client runs before onramp"
+	"$ONRAMP" load -z "$ZTUNNEL_POD_IP" -p "$WORK/bpf/second" -c "$CG/client"
+	doctor -q
+	"$ONRAMP" unload -p "$WORK/bpf/second"
+	[[ ${lines[0]} =~ ^"FAIL  others    another onramp (id "[0-9]+") has connect4 of $CG/client: unload one"$ ]]
+	is "${#lines[@]}" 2 # and of connect6
+}
+
+@test "its cgroup removed, and made again" {
+	mkdir -p "$PODS/below/node"
+	CG=$PODS/below
+	reload
+	below=below/node CG=$PODS
+	doctor
+	says 0
+	has "ok    links     attached to $PODS/below"
+	cgroup_end "$PODS/below"
+	mkdir -p "$PODS/below/node"
+	retry 100 sh -c "'$BPFTOOL' link show pinned '$PIN/links/connect6' | grep -qw 'cgroup_id 0'"
+	doctor
+	says 1 "FAIL  links     dead, by cgroup's removal or detached: connect4 connect6 getpeername4 getpeername6 getsockopt sock_ops: onramp load"
+	CG=$PODS/below reload
+	doctor
+	says 0
+	doctor -c "$PODS"
+	says 1 "FAIL  links     not attached to the $PODS of today: onramp load -c"
+	below=
+	reload
+	cgroup_end "$PODS/below"
+}
+
+@test "ztunnel: no address, its cgroup gone, its pod gone, nobody listens" {
+	"$BPFTOOL" map delete pinned "$PIN/maps/settings" key 0 0 0 0
+	doctor
+	says 1 "FAIL  ztunnel   no address is set, so that all passes: onramp load -z ADDR"
+	mkdir "$PODS/gone"
+	reload -t "$PODS/gone"
+	rmdir "$PODS/gone"
+	retry 100 sh -c "'$BPFTOOL' link show pinned '$PIN/links/getsockopt' | grep -qw 'cgroup_id 0'"
+	doctor
+	says 1 "FAIL  ztunnel   its cgroup was removed: onramp load with the new pod's as -t"
+	reload -z fd00:77::9
+	doctor
+	says 1 "FAIL  ztunnel   no pod here has fd00:0077:0000:0000:0000:0000:0000:0009: start ztunnel, or give its address by -z"
+	reload
+	kill "$(cat "$CG/ztunnel/cgroup.procs")"
+	doctor
+	says 1 "FAIL  ztunnel   nobody listens on $ZTUNNEL_POD_IP:15001, so that connects fail: start it"
+	serve ztunnel 127.0.0.1 15001
+	doctor
+	says 1 "FAIL  ztunnel   nobody listens on $ZTUNNEL_POD_IP:15001, so that connects fail: start it"
+	kill "$(cat "$CG/ztunnel/cgroup.procs")"
+	rm "$WORK"/serve-ztunnel-*
+	serve ztunnel 0.0.0.0 15001 15006 15053
+	doctor
+	says 0
+}
+
+@test "connects: not counted, or refused for want of a family" {
+	cat "$PIN/metrics" >"$WORK/frozen"
+	break="mount --bind '$WORK/frozen' '$PIN/metrics'"
+	doctor
+	says 1 "FAIL  connects  the one made here was not counted, for no program ran: onramp load"
+	break=
+	dual_stack client:2 server:3
+	run ! pod client "$TCP" dial fd00:77::3 80
+	doctor
+	says 0 "warn  connects  1 refused, for ztunnel has no address of their family: -z"
+	onramp unload
+	reload -e 10.77.1.0/24
+}
+
+@test "connections that escaped" {
+	cat "$PIN/metrics" - <<<"onramp_escaped_total 0" >"$WORK/metrics"
+	break="mount --bind '$WORK/metrics' '$PIN/metrics'"
+	doctor
+	has "ok    escaped   none"
+	cat "$PIN/metrics" - <<<"onramp_escaped_total 3" >"$WORK/metrics"
+	doctor
+	has "FAIL  escaped   3 went around ztunnel: take NET_RAW and NET_ADMIN from pods"
+	is "$status" 1
+}
+
+@test "maps: full, or once full" {
+	"$ROOT/build/bpfcall" fill "$PIN/maps/bypass_rules" 1
+	doctor
+	"$ROOT/build/bpfcall" drain "$PIN/maps/bypass_rules"
+	says 1 "FAIL  maps      full: bypass_rules: see Limits in README"
+	sed '/map_full.*"handovers"/s/0$/7/' "$PIN/metrics" >"$WORK/metrics"
+	break="mount --bind '$WORK/metrics' '$PIN/metrics'"
+	outside=yes doctor # or its own connect() is missed
+	says 0 "warn  maps      had no room: handovers, 7 times: see Limits in README"
+}
+
+@test "a pod whose address came after its last program" {
+	pod_up late
+	pod late sleep 1000 3>&- &
+	retry 100 grep -q . "$CG/late/cgroup.procs"
+	doctor
+	says 0
+	has "; 1 netns without an address"
+	ip -n "$RUN-late" addr add 10.77.5.1/16 dev eth0
+	doctor
+	says 0 "warn  pods      not known, with an address: process $(cat "$CG/late/cgroup.procs"): cat links/iter_task"
+	cat "$PIN/links/iter_task"
+	doctor
+	says 0
+	pod_down late
+}
+
+@test "in-pod mode: no listener anywhere, then one" {
+	mkdir "$CG/proxy"
+	onramp unload
+	"$ONRAMP" load -z 127.0.0.1 -z ::1 -t "$CG/proxy" -p "$PIN" -c "$CG" \
+		-n "/run/netns/$RUN-node"
+	kill "$(cat "$CG/ztunnel/cgroup.procs")"
+	doctor
+	says 0 "warn  ztunnel   listens on 15001 in no pod, so that none is enrolled: see its log"
+	run_in proxy server "$TCP" share 127.0.0.1 15001 >"$WORK/share" 3>&- &
+	disown
+	retry 100 grep -q ready "$WORK/share"
+	doctor
+	says 0
+	has "ok    ztunnel   listens on 15001 in 1 of "
+	cgroup_end "$CG/proxy"
+	onramp unload
+}
+
+@test "loaded by bpftool alone: healthy, and not" {
+	NODE_NETNS=/run/netns/$RUN-node "$ROOT/scripts/load-with-bpftool" \
+		"$CG" "$WORK/bpf/plain" "$ZTUNNEL_POD_IP" 10.77.1.0/24
+	PIN=$WORK/bpf/plain
+	doctor
+	says 0
+	has "ok    links     attached to $CG"
+	"$BPFTOOL" cgroup detach "$CG" cgroup_inet6_connect pinned "$PIN/connect6"
+	doctor
+	says 1 "FAIL  links     connect4, connect6 are not both there: onramp load"
+}
+
+@test "without bpftool it says what it did not look at" {
+	PIN=$WORK/bpf/plain
+	BPFTOOL=none doctor
+	says 0
+	has "ok    connects" "-     others    not looked at: install bpftool" \
+		"-     links     not looked at" "-     ztunnel   not looked at"
+}
