@@ -96,6 +96,6 @@ expressions() {
 	run -0 "$PROMTOOL" check rules "$WORK/rules.yml"
 	has "$(grep -c record "$WORK/rules.yml") rules found"
 	# No two panels in one place.
-	run -0 jq -e '[.panels[].gridPos] | length == (unique | length)' "$DASHBOARD"
+	run -0 jq -e '[.panels[].gridPos | [.x, .y]] | length == (unique | length)' "$DASHBOARD"
 	is "$(jq '[.panels[].id] | length == (unique | length)' "$DASHBOARD")" true
 }

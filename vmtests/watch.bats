@@ -30,9 +30,9 @@ not_on_screen() { run ! on_screen "$1"; }  # TEXT
 setting() { terminal display-message -p "#{$1}"; }
 
 # Starts it in a shell, whose terminal's settings are kept in $WORK/before.
-watch_up() { # COLUMNS ROWS
+watch_up() { # COLUMNS ROWS [SECONDS]
 	terminal new-session -d -x "$1" -y "$2" "env PS1= bash --norc"
-	terminal send-keys "stty -a | tail -n +2 >'$WORK/before'; '$WATCH' -p '$PIN' -n 0.2; echo ended with \$?; stty -a | tail -n +2 >'$WORK/after'" Enter
+	terminal send-keys "stty -a | tail -n +2 >'$WORK/before'; '$WATCH' -p '$PIN' -n ${3-0.2}; echo ended with \$?; stty -a | tail -n +2 >'$WORK/after'" Enter
 	retry 100 on_screen "in all"
 	is "$(setting alternate_on)" 1
 	is "$(setting cursor_flag)" 0
@@ -61,7 +61,7 @@ ended() { # STATUS
 }
 
 @test "what it cannot do: one line" {
-	for options in "-p $WORK" "-p $WORK -1" "-n 0" "-n x" "-x" "more"; do
+	for options in "-p $WORK" "-p $WORK -1" "-n 0" "-n 1x" "-n x" "-x" "more"; do
 		# shellcheck disable=SC2086 # words
 		run -1 "$WATCH" -p "$PIN" $options
 		is "$(grep -vc 'illegal option' <<<"$output")" 1
@@ -97,8 +97,8 @@ ended() { # STATUS
 	not_on_screen MESH
 }
 
-@test "it fits the window, however small, and follows its changes" {
-	watch_up 80 24
+@test "it fits the window, however small, and follows its changes at once" {
+	watch_up 80 24 1000
 	terminal resize-window -x 30 -y 8
 	retry 100 on_screen "... "
 	is "$(screen | wc -l)" 8
@@ -122,6 +122,8 @@ ended() { # STATUS
 }
 
 @test "an unload and a load under its eyes" {
+	"$WATCH" -p "$PIN" -n 0.1 >"$WORK/lines" 3>&- &
+	watch=$!
 	watch_up 80 24
 	onramp unload
 	retry 100 on_screen "not loaded"
@@ -131,4 +133,7 @@ ended() { # STATUS
 	retry 100 on_screen " 3  connects redirected outbound"
 	terminal send-keys q
 	ended 0
+	kill $watch
+	grep -q ' not loaded$' "$WORK/lines"
+	run ! grep -vE '^[0-9:]{8} (not loaded|redirected [0-9.]+/s, .*)$' "$WORK/lines"
 }
