@@ -40,11 +40,11 @@ says() { # STATUS [LINE]
 }
 
 # The other program, as the doctor names it: bpftool tells no flags before 6.0.
-who() { # FLAGS
-	local id
-	id=$("$BPFTOOL" -j prog show pinned "$OTHER/other_connect4" | grep -o '"id":[0-9]*')
+who() { # FLAGS [PROGRAM]
+	local name=${2:-other_connect4} id
+	id=$("$BPFTOOL" -j prog show pinned "$OTHER/$name" | grep -o '"id":[0-9]*')
 	flags_are_told && id+=", $1"
-	echo "other_connect4 (id ${id#*:})"
+	echo "$name (id ${id#*:})"
 }
 flags_are_told() {
 	[ "$(printf '%s\n' 6.0 "$(uname -r)" | sort -V | head -n 1)" = 6.0 ]
@@ -118,7 +118,7 @@ not_loaded() { # LINE: where it cannot be loaded, it says why
 	head="#subsys_name hierarchy num_cgroups enabled"
 	break="$(hide /proc/cgroups "$head" "cpu 2 9 1" "net_cls 3 2 1" "net_prio 4 1 1")
 		$(hide /proc/sys/kernel/osrelease 5.14.0)"
-	not_loaded "FAIL  v1        net_cls in use hides sockets' cgroups: boot 5.15, or use no -c, no -t"
+	not_loaded "FAIL  v1        net_cls in use hides sockets' cgroups: no -c, no -t, or boot 5.15"
 	# On the root; who else is there is not this test's business.
 	doctor -c "$(cgroup2_mount)"
 	has "warn  v1        net_cls in use hides sockets' cgroups: use no -c and no -t"
@@ -146,13 +146,13 @@ attach_other() { # attach|detach CGROUP [FLAGS]
 	"$BPFTOOL" cgroup "$1" "$2" cgroup_inet4_connect pinned "$OTHER/other_connect4" "${@:3}"
 }
 
-in_the_way() { # CGROUP FLAGS
-	local place="connect4${1:+ of $1}"
+in_the_way() { # CGROUP FLAGS [PROGRAM HOOK]
+	local place="${4-connect4}${1:+ of $1}"
 	if flags_are_told; then
-		not_loaded "FAIL  others    $(who "$2") on $place keeps onramp out: attach it with multi"
+		not_loaded "FAIL  others    $(who "$2" "${3-}") on $place keeps onramp out: attach it with multi"
 	else
 		doctor -c "$CG"
-		says 2 "warn  others    $(who "$2") on $place may keep onramp out: attach it with multi"
+		says 2 "warn  others    $(who "$2" "${3-}") on $place may keep onramp out: attach it with multi"
 	fi
 }
 
@@ -164,6 +164,9 @@ in_the_way() { # CGROUP FLAGS
 	in_the_way "" override
 	run ! reload # and so it is; for the rest see crowded.bats
 	attach_other detach "$CG"
+	"$BPFTOOL" cgroup attach "$CG" cgroup_sock_ops pinned "$OTHER/other_sockops"
+	in_the_way "" exclusive other_sockops sock_ops
+	"$BPFTOOL" cgroup detach "$CG" cgroup_sock_ops pinned "$OTHER/other_sockops"
 	mkdir "$CG/below"
 	attach_other attach "$CG"
 	CG=$PODS/below below=../node in_the_way "$PODS" exclusive
@@ -218,7 +221,7 @@ in_the_way() { # CGROUP FLAGS
 	attach_other attach "$CG" multi
 	doctor
 	says 0
-	has "ok    others    1 on connect, none of them in the way"
+	has "ok    others    1, none of them in the way"
 	"$BPFTOOL" link detach pinned "$PIN/links/connect4"
 	doctor
 	has "FAIL  links     dead, by cgroup's removal or detached: connect4: onramp load"
@@ -256,12 +259,9 @@ settings() { # [BYTE...]: prints them, or changes them to these
 	settings "${zeros[@]}" "${was[@]:16}"
 	doctor
 	says 1 "FAIL  ztunnel   no address is set, so that all passes: onramp load -z ADDR"
-	"$BPFTOOL" map delete pinned "$PIN/maps/settings" key 0 0 0 0
+	settings "${was[@]:0:16}" 0xfe 0 0 0x77 "${zeros[@]:1:11}" 9 "${was[@]:32}"
 	doctor
-	says 1 "FAIL  ztunnel   no address is set, so that all passes: onramp load -z ADDR"
-	settings "${was[@]:0:16}" 0xfd 0 0 0x77 "${zeros[@]:1:11}" 9 "${was[@]:32}"
-	doctor
-	says 1 "FAIL  ztunnel   no pod here has fd00:0077:0000:0000:0000:0000:0000:0009: start ztunnel, or give its address by -z"
+	says 1 "FAIL  ztunnel   no pod here has fe00:0077:0000:0000:0000:0000:0000:0009: start ztunnel, or give its address by -z"
 	settings "${was[@]}"
 	kill "$(cat "$CG/ztunnel/cgroup.procs")"
 	doctor
@@ -307,17 +307,21 @@ settings() { # [BYTE...]: prints them, or changes them to these
 @test "a pod whose address came after its last program" {
 	pod_up late
 	pod late sleep 1000 3>&- &
-	retry 100 grep -q . "$CG/late/cgroup.procs"
+	ip netns add "$RUN-bare" # no pod: all that it has is its loopback's
+	ip -n "$RUN-bare" addr add 10.77.5.9/32 dev lo
+	run_in late bare sleep 1000 3>&- &
+	retry 100 sh -c "[ \$(wc -l <'$CG/late/cgroup.procs') = 2 ]"
 	doctor
 	says 0
-	has "; 1 netns without an address"
+	has "; 2 netns without an address"
 	ip -n "$RUN-late" addr add 10.77.5.1/16 dev eth0
 	doctor
-	says 0 "warn  pods      not known, with an address: process $(cat "$CG/late/cgroup.procs"): cat links/iter_task"
+	says 0 "warn  pods      not known: of process $(head -n 1 "$CG/late/cgroup.procs"): cat PIN_DIR/links/iter_task"
 	cat "$PIN/links/iter_task"
 	doctor
 	says 0
 	pod_down late
+	ip netns del "$RUN-bare"
 }
 
 @test "its cgroups removed, onramp's and ztunnel's; another cgroup than that of -c" {
@@ -337,7 +341,7 @@ settings() { # [BYTE...]: prints them, or changes them to these
 	dead connect6
 	mkdir -p "$PODS/below/node"
 	doctor -c "$PODS/below"
-	has "FAIL  links     dead, by cgroup's removal or detached: connect4 connect6 getpeername4 getpeername6 sock_ops: onramp load"
+	has "FAIL  links     dead, by cgroup's removal or detached: connect4, connect6, getpeername4 and 2 more: onramp load"
 	is $status 1
 	onramp unload
 }
@@ -346,7 +350,7 @@ dead() { # LINK: by and by
 	retry 100 sh -c "'$BPFTOOL' link show pinned '$PIN/links/$1' | grep -qw 'cgroup_id 0'"
 }
 
-@test "in-pod mode: no listener anywhere, then one" {
+@test "in-pod mode: no listener anywhere, then one; no settings" {
 	mkdir "$CG/proxy"
 	"$ONRAMP" load -z 127.0.0.1 -z ::1 -t "$CG/proxy" -p "$PIN" -c "$CG" \
 		-n "/run/netns/$RUN-node"
@@ -360,7 +364,10 @@ dead() { # LINK: by and by
 	says 0
 	has "ok    ztunnel   listens on 15001 in 1 of "
 	cgroup_end "$CG/proxy"
-	onramp unload
+	"$BPFTOOL" map delete pinned "$PIN/maps/settings" key 0 0 0 0
+	doctor
+	onramp unload # for without settings all the machine's pods are recorded
+	says 1 "FAIL  ztunnel   no address is set, so that all passes: onramp load -z ADDR"
 }
 
 @test "loaded by bpftool alone: healthy, connects refused for want of an address, half detached" {
