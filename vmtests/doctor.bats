@@ -237,11 +237,11 @@ in_the_way() { # CGROUP FLAGS [PROGRAM HOOK]
 }
 
 @test "another onramp below" {
-	id=$("$BPFTOOL" -j link show pinned "$PIN/links/connect4" | grep -o '"prog_id":[0-9]*' | cut -d : -f 2)
-	"$BPFTOOL" cgroup attach "$CG/client" cgroup_inet4_connect id "$id" multi
+	"$BPFTOOL" cgroup attach "$CG/client" cgroup_inet4_connect pinned "$OTHER/connect4" multi
 	doctor
-	"$BPFTOOL" cgroup detach "$CG/client" cgroup_inet4_connect id "$id"
-	says 1 "FAIL  others    another onramp (id $id) has connect4 of $CG/client: unload one"
+	"$BPFTOOL" cgroup detach "$CG/client" cgroup_inet4_connect pinned "$OTHER/connect4"
+	id=$("$BPFTOOL" -j prog show pinned "$OTHER/connect4" | grep -o '"id":[0-9]*')
+	says 1 "FAIL  others    another onramp (id ${id#*:}) has connect4 of $CG/client: unload one"
 }
 
 settings() { # [BYTE...]: prints them, or changes them to these
