@@ -2,7 +2,8 @@
 /*
  * The other programs on a crowded cgroup: a socket load balancer as some CNIs
  * have it, which sends a service's address to its one backend, and a sockops
- * program that asks for events of its own.
+ * program that asks for events of its own. And connect4, which is another onramp's
+ * by its name.
  */
 #include <linux/bpf.h>
 #include <bpf/bpf_endian.h>
@@ -18,6 +19,12 @@ int other_connect4(struct bpf_sock_addr *ctx)
 {
 	if (ctx->user_ip4 == bpf_htonl(SERVICE))
 		ctx->user_ip4 = bpf_htonl(BACKEND);
+	return 1;
+}
+
+SEC("cgroup/connect4")
+int connect4(struct bpf_sock_addr *ctx)
+{
 	return 1;
 }
 

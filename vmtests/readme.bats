@@ -37,6 +37,18 @@ teardown_file() {
 	[ ! -e "$PIN" ]
 }
 
+@test "the commands for when something is wrong work, all of them" {
+	reload -e 10.77.1.0/24
+	section=$(sed -n '/^## When something is wrong/,/^## Beside/p' "$ROOT/README.md")
+	grep '^|.*`' <<<"$section" | sed -n 's/.*| `\(.*\)` |$/\1/p' |
+		sed "s#/sys/fs/bpf/onramp#$PIN#; s#/sys/fs/cgroup#$CG#; s#^scripts/[^ ]*#& -p $PIN#" >"$WORK/table"
+	is "$(wc -l <"$WORK/table")" "$(grep -c '^|' <<<"$section" | awk '{ print $1 - 2 }')"
+	cat "$WORK/prelude" "$WORK/table" >"$WORK/script"
+	run -0 bash "$WORK/script"
+	has "MESH " "connects redirected outbound" "ok    pods "
+	[ ! -e "$PIN" ]
+}
+
 @test "bpftool's commands work, and capture" {
 	grep -v '^onramp ' "$WORK/commands" | cat "$WORK/prelude" - >"$WORK/script"
 	grep -q load-with-bpftool "$WORK/script"
