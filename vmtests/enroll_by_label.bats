@@ -17,11 +17,11 @@ setup_file() {
 	for n in 1 2 3; do pod_up r$n 10.77.1.$n; done
 	dual_stack r1:101 ztunnel:9
 	mkdir "$CG/watcher"
-	reload -z "$ZTUNNEL_POD_IP6"
+	reload_both
 	export HOME=$WORK KUBECONFIG=$WORK/kubeconfig STATE=$WORK/run/enrolled
 	# The loader, and a note of each call.
 	export LOADER=$WORK/onramp CALLS=$WORK/calls
-	printf '#!/bin/sh\necho "$*" >>%s\nexec %s "$@"\n' "$CALLS" "$ONRAMP" >"$LOADER"
+	printf '#!/bin/sh\necho "$*" >>%s\n[ ! -e %s ] && exec %s "$@"\n' "$CALLS" "$WORK/refuse" "$ONRAMP" >"$LOADER"
 	chmod +x "$LOADER"
 }
 
@@ -32,16 +32,21 @@ setup() {
 }
 
 teardown() {
-	[ -n "${BATS_TEST_COMPLETED-}" ] || cat "$WORK/log" "$CALLS" >&2
+	[ -n "${BATS_TEST_COMPLETED-}" ] || tail -n 99 "$WORK/log" "$CALLS" "$WORK/api-log" >&2
 	watcher_down KILL
 	kill "$(cat "$WORK/api")"
 	cgroup_end "$CG/api"
-	reload # where a test unloaded
+	[ -e "$PIN" ] || reload_both # a test unloaded
 	clean
+	is "$(cat "$WORK/api-log")" "" # the fake itself did not fail
 }
 
 teardown_file() {
 	node_down
+}
+
+reload_both() {
+	reload -z "$ZTUNNEL_POD_IP6"
 }
 
 clean() { # no rule, no state
@@ -92,10 +97,12 @@ write() { # objects from stdin
 }
 
 watcher_up() { # [OPTION...]
-	sh -c 'echo 0 >"$0/cgroup.procs" && exec "$@"' "$CG/watcher" \
-		env NODE_NAME=node1 ONRAMP="$LOADER" "$SCRIPT" -p "$PIN" -s "$STATE" "$@" 2>>"$WORK/log" 3>&- &
+	in_cgroup env NODE_NAME=node1 ONRAMP="$LOADER" "$SCRIPT" -p "$PIN" -s "$STATE" "$@"
+}
+
+in_cgroup() { # COMMAND..., in the background
+	sh -c 'echo 0 >"$0/cgroup.procs" && exec "$@"' "$CG/watcher" "$@" 2>>"$WORK/log" 3>&- &
 	echo $! >"$WORK/watcher"
-	disown
 }
 
 watcher_down() { # SIGNAL
@@ -109,17 +116,40 @@ nothing_runs() { # of the watcher
 	[ ! -s "$CG/watcher/cgroup.procs" ] && is "$(cat "$CG/watcher/cgroup.procs")" "" 2>/dev/null
 }
 
-# The addresses with an IN rule, without their length, in a line.
+# The addresses with an IN rule as long as they are, in a line, in order.
 enrolled() {
-	awk '$1 == "in" { sub("/.*", "", $2); printf "%s%s", sep, $2; sep = " " }' "$PIN/rules"
+	awk '$1 == "in" && /\/(32|128)$/ { sub("/.*", "", $2); print $2 }' "$PIN/rules" |
+		sed 's/:0*\([0-9a-f]\)/:\1/g; s/\(:0\)\+:/::/' | paste -sd ' '
 }
 
-are_in() { # ADDRESS...: these and no other, in the order of the rules file
+are_in() { # ADDRESS...: these and no other
 	[ "$(enrolled)" = "$*" ]
 }
 
 soon_in() {
 	retry 100 are_in "$@" || { is "$(enrolled)" "$*"; false; }
+}
+
+called() { # LINE...: what the loader was called with since the last time
+	is "$(sed "s# -p $PIN##" "$CALLS")" "$(printf '%s\n' "$@")"
+	: >"$CALLS"
+}
+
+logged() { # TEXT: how many lines have it
+	grep -cF "$1" "$WORK/log" || :
+}
+
+# Until the watcher has looked at everything that was written before.
+settled() {
+	{ object default/sentinel 10.98.0.1 '.metadata.labels["istio.io/dataplane-mode"] = "ambient"'; } | write
+	retry 200 grep -q 'in *10.98.0.1/32' "$PIN/rules"
+	curl -fsS -X DELETE "$URL/api/v1/namespaces/default/pods/sentinel" >/dev/null
+	retry 200 sh -c '! grep -q 10.98.0.1/32 "$0"' "$PIN/rules"
+	sed -i 's/ 10\.98\.0\.1\>//; /^[a-z]* -p [^ ]*$/d' "$CALLS"
+}
+
+label() { # NAMESPACE =MODE, or -: as users do
+	kubectl label --overwrite namespace "$1" "istio.io/dataplane-mode$2" >/dev/null
 }
 
 captured() { # POD
@@ -132,17 +162,532 @@ released() { # POD
 	has "local=10.77.2.2:80 "
 }
 
-@test "a namespace's label, as README has it: captured, and released, no pod restarted" {
-	{ namespace shop; object shop/one 10.77.1.1,fd00:77::101; } | write
+# --- who is in ----------------------------------------------------------------
+
+# One pod a line: in or out; its namespace; what is special about it.
+LABELLED='.metadata.labels["istio.io/dataplane-mode"]'
+CASES="
+in  ambient  .
+out plain    .
+in  plain    $LABELLED = \"ambient\"
+out ambient  $LABELLED = \"none\"
+out none     .
+in  none     $LABELLED = \"ambient\"
+in  ambient  $LABELLED = \"sidecar\"
+out plain    $LABELLED = \"sidecar\"
+out ambient  .spec.hostNetwork = true
+out plain    .spec.hostNetwork = true | $LABELLED = \"ambient\"
+in  ambient  .spec.hostNetwork = false
+out ambient  .metadata.annotations[\"sidecar.istio.io/status\"] = \"{}\"
+out plain    .metadata.annotations[\"sidecar.istio.io/status\"] = \"\" | $LABELLED = \"ambient\"
+in  ambient  .spec.containers[0].name = \"istio-proxy\"
+out ambient  .metadata.labels.app = \"ztunnel\"
+out ambient  .status.phase = \"Succeeded\"
+out plain    .status.phase = \"Failed\" | $LABELLED = \"ambient\"
+in  ambient  .status.phase = \"Pending\"
+in  ambient  .status.phase = \"Unknown\"
+in  ambient  .metadata.deletionTimestamp = \"2026-01-01T00:00:00Z\"
+out ambient  .status = { phase: \"Pending\" }
+out ambient  del(.status)
+in  ambient  .metadata.labels = null
+in  ambient  del(.metadata.annotations)
+in  ambient  .status.podIPs += [{ ip: \"no address\" }, { ip: \"010.1.1.1\" }, { ip: (\"1\" * 99) }]
+out ambient  .status.podIPs = [{ ip: \"10.99.0.300\" }, { ip: \"::ffff:10.99.0.1\" }, {}]
+out ambient  .spec.nodeName = \"node2\"
+out ambient  del(.spec.nodeName)
+out unknown  .
+in  unknown  $LABELLED = \"ambient\"
+in  ambient  .status.podIPs += [{ ip: \"fd00:99::1\" }]
+in  ambient  .status.podIPs[0].ip = \"fd00:99::2\"
+out ambient  .status.podIPs += [{ ip: \"fd00:99::3\" }] | $LABELLED = \"none\"
+"
+
+# All of them, with or without what is special; 10.99.0.N is the Nth one's.
+all_cases() { # [EDIT for each, instead]
+	local n=0 verdict namespace special
+	namespace ambient ambient
+	namespace plain
+	namespace none none
+	while read -r verdict namespace special; do
+		[ -n "$verdict" ] || continue
+		n=$((n + 1))
+		object "$namespace/case$n" "10.99.0.$n" "${1-$special}"
+	done <<<"$CASES"
+}
+
+expected() {
+	local n=0 verdict namespace special v4=() v6=()
+	while read -r verdict namespace special; do
+		[ -n "$verdict" ] || continue
+		n=$((n + 1))
+		[ "$verdict" = in ] || continue
+		[[ $special == *podIPs\[0\]* ]] || v4+=("10.99.0.$n")
+		[[ ! $special =~ fd00:99::[0-9] ]] || v6+=("${BASH_REMATCH[0]}")
+	done <<<"$CASES"
+	echo "${v4[@]}" "${v6[@]}"
+}
+
+@test "the selection, $(grep -c . <<<"$CASES") kinds of pods, as they are listed" {
+	all_cases | write
+	[ "$(expected | wc -w)" -ge 15 ]
 	watcher_up
-	retry 100 grep -q . <(requests "watch pods")
+	settled
+	are_in $(expected)
+	is "$(wc -l <"$CALLS")" 1 # all in one go
+}
+
+@test "the same as they come, change and go" {
+	watcher_up
+	settled
+	all_cases | write
+	settled
+	is "$(enrolled)" "$(expected)"
+	# What was special ends, and begins again.
+	all_cases . | write
+	settled
+	run -0 enrolled
+	has 10.99.0.4 10.99.0.9 10.99.0.12 10.99.0.15 10.99.0.16 10.99.0.21
+	all_cases | write
+	settled
+	is "$(enrolled)" "$(expected)"
+	# The namespaces' labels change places.
+	label ambient -
+	label plain =ambient
+	settled
+	run -0 enrolled
+	has 10.99.0.2 10.99.0.3 10.99.0.6 10.99.0.8
+	[[ $output != *"10.99.0.1 "* ]]
+	for ((n = 1; n <= $(grep -c . <<<"$CASES"); n++)); do
+		for space in ambient plain none unknown; do
+			curl -sS -X DELETE "$URL/api/v1/namespaces/$space/pods/case$n" >/dev/null
+		done
+	done
+	soon_in
+}
+
+# --- rules of others ----------------------------------------------------------
+
+@test "what the operator made stays: wider rules, a pod's own, OUT rules; before, meanwhile, after" {
+	onramp enroll 10.50.0.0/16 10.99.0.1 10.99.0.2 10.99.0.3 fd00:99::1
+	onramp exclude 10.99.0.4 10.51.0.0/16 fd00:99::2
+	before=$(cat "$PIN/rules")
+	{
+		namespace shop ambient; namespace plain
+		object shop/one 10.99.0.1,fd00:99::1
+		object plain/three 10.99.0.3
+		object shop/four 10.99.0.4,fd00:99::2
+		object shop/five 10.99.0.5
+	} | write
+	watcher_up
+	settled
+	called "enroll 10.99.0.5"
+	label shop -
+	settled
+	called "forget 10.99.0.5"
+	is "$(cat "$PIN/rules")" "$before"
+	# Rules that were the watcher's: what the operator did to them counts...
+	label shop =ambient
+	retry 100 grep -q "in *10.99.0.5/32" "$PIN/rules"
+	onramp exclude 10.99.0.5
+	settled
+	label shop -
+	settled
+	called "enroll 10.99.0.5"
+	is "$(grep -F 10.99.0.5 "$PIN/rules")" "out     10.99.0.5/32"
+	# ... but a label is stronger than none.
+	onramp forget 10.99.0.5
+	label shop =ambient
+	retry 100 grep -q "in *10.99.0.5/32" "$PIN/rules"
+	onramp forget 10.99.0.5
+	retry 100 grep -q "in *10.99.0.5/32" "$PIN/rules"
+	called "enroll 10.99.0.5" "enroll 10.99.0.5"
+}
+
+@test "nothing is called when nothing changed: kubelet's news, lists, cuts" {
+	{ namespace shop ambient; object shop/one 10.99.0.1,fd00:99::1; object shop/two 10.99.0.2; } | write
+	watcher_up
+	soon_in 10.99.0.1 10.99.0.2 fd00:99::1
+	called "enroll 10.99.0.1 10.99.0.2 fd00:99:0:0:0:0:0:1"
+	for n in {1..20}; do
+		object shop/one 10.99.0.1,fd00:99::1 ".status.conditions = [$n]"
+		namespace other$n
+	done | write
+	fake '{"cut": 0.2}'
+	retry 200 sh -c '[ "$(curl -fsS "$0/fake" | jq ".[\"watch pods\"]")" -ge 5 ]' "$URL"
+	fake '{"cut": 0, "gone": "event", "compact": true}'
+	settled
+	called ""
+}
+
+@test "an address goes from one pod to another: whose it is now counts, in whatever order it is told" {
+	watcher_up
+	ambient="$LABELLED = \"ambient\""
+	object a/old 10.99.0.1 "$ambient" | write
+	soon_in 10.99.0.1
+	# The newcomer is told of first.
+	object b/new 10.99.0.1 | write
+	soon_in
+	# The old one is still told of, being deleted.
+	object a/old 10.99.0.1 "$ambient | .metadata.deletionTimestamp = \"2026-01-01T00:00:00Z\"" | write
+	settled
+	are_in
+	# So says a list, too.
+	watcher_down TERM
+	watcher_up
+	settled
+	are_in
+	curl -fsS -X DELETE "$URL/api/v1/namespaces/a/pods/old" >/dev/null
+	settled
+	are_in
+	# And the other way round, in one go.
+	{ object b/new 10.99.0.1 '.status.phase = "Failed"'; object c/newer 10.99.0.1 "$ambient"; } | write
+	soon_in 10.99.0.1
+	{ object b/new 10.99.0.1 '.metadata.labels.touched = "late"'; } | write # its status is not up to date
+	settled
+	: "b/new was given it last now, as far as can be told"
+	are_in
+	object c/newer 10.99.0.9 "$ambient" | write
+	soon_in 10.99.0.9
+	# A pod of the same name is another pod.
+	curl -fsS -X DELETE "$URL/api/v1/namespaces/c/pods/newer" >/dev/null
+	object c/newer 10.99.0.8 | write
+	soon_in
+}
+
+@test "the two watches tell in any order" {
+	{ namespace early ambient; namespace late; } | write
+	watcher_up
+	settled
+	fake '{"mute": "namespaces"}'
+	object late/one 10.99.0.1 | write
+	label late =ambient
+	label early -
+	object early/two 10.99.0.2 | write
+	soon_in 10.99.0.2 # as far as it can know
+	fake '{"mute": "pods"}'
+	soon_in 10.99.0.1
+	{ object late/one 10.99.0.3; object early/two 10.99.0.2 "$LABELLED = \"ambient\""; } | write
+	curl -fsS -X DELETE "$URL/api/v1/namespaces/late" >/dev/null
+	soon_in
+	namespace late ambient | write
+	soon_in 10.99.0.1
+	fake '{"mute": ""}'
+	soon_in 10.99.0.2 10.99.0.3
+}
+
+# --- what breaks --------------------------------------------------------------
+
+@test "an outage changes nothing, and what changed meanwhile is caught up with" {
+	{ namespace shop ambient; object shop/one 10.99.0.1; object shop/two 10.99.0.2; } | write
+	watcher_up
+	soon_in 10.99.0.1 10.99.0.2
+	called "enroll 10.99.0.1 10.99.0.2"
+	fake '{"down": 4}'
+	retry 200 curl -fsS -o "$WORK/null" "$URL/fake" 2>"$WORK/null"
+	called ""
+	object shop/three 10.99.0.3 | write
+	fake '{"write": [], "compact": true}'
+	retry 400 are_in 10.99.0.1 10.99.0.2 10.99.0.3
+	called "enroll 10.99.0.3"
+	are_in 10.99.0.1 10.99.0.2 10.99.0.3
+}
+
+@test "410, as a status and as an event: listed anew, once, and only what differs is done" {
+	{ namespace shop ambient; object shop/one 10.99.0.1; object shop/two 10.99.0.2; } | write
+	watcher_up
+	soon_in 10.99.0.1 10.99.0.2
+	: >"$CALLS"
+	for gone in status event; do
+		lists=$(requests "list pods")
+		# Two is gone, three there: the watch is never told.
+		fake "{\"mute\": \"pods\", \"gone\": \"$gone\"}"
+		curl -fsS -X DELETE "$URL/api/v1/namespaces/shop/pods/two" >/dev/null
+		object shop/three 10.99.0.3 | write
+		fake '{"compact": true, "mute": ""}'
+		soon_in 10.99.0.1 10.99.0.3
+		called "enroll 10.99.0.3" "forget 10.99.0.2"
+		is "$(requests "list pods")" $((lists + 1))
+		object shop/two 10.99.0.2 | write
+		curl -fsS -X DELETE "$URL/api/v1/namespaces/shop/pods/three" >/dev/null
+		soon_in 10.99.0.1 10.99.0.2
+		: >"$CALLS"
+	done
+	[ "$(logged Expired)" -ge 1 ]
+}
+
+@test "a watch that is cut goes on where it was, without a list" {
+	namespace shop ambient | write
+	for how in end torn reset; do
+		watcher_up
+		settled
+		lists=$(requests "list pods" "list namespaces")
+		fake "{\"cut\": 1.2, \"how\": \"$how\", \"bookmark\": 0.2}"
+		watches=$(requests "watch pods")
+		for n in {1..30}; do
+			object shop/one "10.99.0.$n" | write
+			soon_in "10.99.0.$n"
+		done
+		retry 200 sh -c '[ "$(curl -fsS "$0/fake" | jq ".[\"watch pods\"]")" -ge "$1" ]' "$URL" $((watches + 3))
+		is "$(requests "list pods" "list namespaces")" "$lists"
+		watcher_down KILL
+		fake '{"cut": 0}'
+	done
+}
+
+@test "no busy loop: the longer it fails, the longer it waits" {
+	namespace shop ambient | write
+	for knobs in '"fail": 500, "cut": 0.001' '"html": true, "cut": 0.001' '"cut": 0.001, "how": "end"' '"cut": 0.001, "how": "reset"'; do
+		watcher_up
+		settled
+		fake "{$knobs}"
+		before=$(requests "list pods" "watch pods") start=${EPOCHREALTIME/.}
+		# Pauses of 0.2, 0.4, 0.8, 1.6 s, a quarter less at most.
+		retry 300 sh -c '[ "$(curl -fsS "$0/fake" | jq ".[\"watch pods\"] + .[\"list pods\"]")" -ge "$1" ]' \
+			"$URL" $((before + 6))
+		took=$(((${EPOCHREALTIME/.} - start) / 1000))
+		[ "$took" -ge 2000 ] || { echo "$knobs: 6 requests in $took ms" >&2; false; }
+		fake '{"fail": 0, "cut": 0, "how": "end", "html": false}'
+		object shop/one 10.99.0.1 | write
+		retry 300 are_in 10.99.0.1
+		curl -fsS -X DELETE "$URL/api/v1/namespaces/shop/pods/one" >/dev/null
+		retry 300 are_in
+		watcher_down KILL
+	done
+}
+
+@test "killed and restarted it makes good what it missed, and still knows which rules are its own" {
+	onramp enroll 10.99.0.9
+	{ namespace shop ambient; for n in 1 2 9; do object shop/pod$n 10.99.0.$n; done; } | write
+	watcher_up
+	soon_in 10.99.0.1 10.99.0.2 10.99.0.9
+	watcher_down KILL
+	curl -fsS -X DELETE "$URL/api/v1/namespaces/shop/pods/pod1" >/dev/null
+	curl -fsS -X DELETE "$URL/api/v1/namespaces/shop/pods/pod9" >/dev/null
+	object shop/pod3 10.99.0.3 | write
+	: >"$CALLS"
+	# While it cannot know, it does nothing.
+	fake '{"fail": 503}'
+	watcher_up
+	retry 100 sh -c '[ "$(grep -c "as told" "$0")" -ge 4 ]' "$WORK/log"
+	called ""
+	fake '{"fail": 0}'
+	retry 200 are_in 10.99.0.2 10.99.0.3 10.99.0.9
+	settled
+	called "enroll 10.99.0.3" "forget 10.99.0.1"
+	are_in 10.99.0.2 10.99.0.3 10.99.0.9
+}
+
+@test "killed between its note and the rule, or the loader refuses: tried again, nothing lost" {
+	{ namespace shop ambient; object shop/one 10.99.0.1; } | write
+	touch "$WORK/refuse"
+	watcher_up
+	retry 100 sh -c '[ "$(wc -l <"$0")" -ge 2 ]' "$CALLS"
+	watcher_down KILL
+	are_in
+	is "$(cat "$STATE")" 10.99.0.1
+	rm "$WORK/refuse"
+	watcher_up
+	soon_in 10.99.0.1
+	touch "$WORK/refuse"
+	label shop -
+	retry 100 grep -q forget "$CALLS"
+	are_in 10.99.0.1
+	rm "$WORK/refuse"
+	soon_in
+}
+
+@test "onramp is not loaded: it waits, and says so once; loaded again: enrolled again" {
+	onramp unload
+	{ namespace shop ambient; object shop/one 10.99.0.1; } | write
+	watcher_up
+	retry 100 grep -q "waiting for onramp load" "$WORK/log"
+	namespace other ambient | write
+	retry 100 sh -c '[ "$(curl -fsS "$0/fake" | jq ".[\"watch pods\"]")" -ge 1 ]' "$URL"
+	called ""
+	reload_both
+	soon_in 10.99.0.1
+	is "$(logged waiting)" 1
+	onramp unload
+	retry 100 sh -c '[ "$(grep -c waiting "$0")" = 2 ]' "$WORK/log"
+	reload_both
+	soon_in 10.99.0.1
+	reload_both # an upgrade
+	settled
+	called "enroll 10.99.0.1" "enroll 10.99.0.1"
+}
+
+# --- its processes ------------------------------------------------------------
+
+@test "TERM: status 0 at once, nothing runs on, rules stay" {
+	{ namespace shop ambient; object shop/one 10.99.0.1; } | write
+	for when in at-once watching failing; do
+		[ "$when" != failing ] || fake '{"fail": 500}'
+		watcher_up
+		[ "$when" != watching ] || soon_in 10.99.0.1
+		[ "$when" != failing ] || retry 100 grep -q "as told" "$WORK/log"
+		pid=$(cat "$WORK/watcher")
+		retry 100 sh -c 'tr "\0" " " <"/proc/$0/cmdline" | grep -q enroll-by-label' "$pid"
+		kill -TERM "$pid"
+		ended=0
+		wait "$pid" || ended=$?
+		[ "$when" = at-once ] || is "$ended" 0
+		retry 20 nothing_runs
+	done
+	are_in 10.99.0.1
+}
+
+@test "whichever of its processes is killed, it goes on or ends whole" {
+	{ namespace shop; object shop/one 10.99.0.1; } | write
+	went_on=0 ended=0
+	for ((i = 0; ; i++)); do
+		watcher_up
+		settled
+		mapfile -t pids < <(sort -n "$CG/watcher/cgroup.procs")
+		[ "$i" -lt ${#pids[@]} ] || break
+		kill -9 "${pids[i]}"
+		label shop =ambient
+		alive_and_in() { are_in 10.99.0.1 && kill -0 "$(cat "$WORK/watcher")" 2>/dev/null; }
+		all_right() { nothing_runs || alive_and_in; }
+		retry 100 all_right
+		if nothing_runs; then ended=$((ended + 1)); else went_on=$((went_on + 1)); fi
+		watcher_down KILL
+		label shop -
+		watcher_up
+		soon_in
+		watcher_down KILL
+	done
+	echo "# of $i processes, killed one by one: it went on $went_on times, ended whole $ended times" >&3
+	[ "$went_on" -ge 4 ]
+	[ "$ended" -ge 4 ]
+}
+
+@test "what it is not told rightly it refuses, in one line" {
+	refuses() { # TEXT OPTION...
+		run -1 env -u NODE_NAME "$SCRIPT" -p "$PIN" -s "$STATE" "${@:2}"
+		is "${#lines[@]}" 1
+		has "$1"
+	}
+	refuses NODE_NAME
+	refuses "Node 1" -n "Node 1"
+	refuses shop -n node1 shop
+	refuses "-- q" -q
+	refuses "/proc/self" -n node1 -s /proc/self/nothing/state
+	ONRAMP=/nonexistent refuses /nonexistent -n node1
+}
+
+# --- with 200 pods ------------------------------------------------------------
+
+@test "200 pods, watches cut every 2 s: captured and released within 2 s of the label" {
+	pods() {
+		namespace shop
+		for ((n = 1; n <= 3; n++)); do object shop/real$n 10.77.1.$n; done
+		for ((n = 1; n <= 197; n++)); do object shop/pod$n 10.99.1.$n,fd00:99::$n; done
+	}
+	pods | write
+	fake '{"cut": 2, "bookmark": 0.5}'
+	watcher_up
+	settled
+	goes_to() { # PORT
+		run -0 pod "r$pod" "$TCP" dial 10.77.2.2 80
+		[[ $output == *":$1 peer="* ]]
+	}
+	worst_in=0 worst_out=0
+	for ((round = 0; round < 16; round++)); do
+		how=(end torn reset)
+		fake "{\"how\": \"${how[round % 3]}\"}"
+		pod=$((round % 3 + 1))
+		start=${EPOCHREALTIME/.}
+		label shop =ambient
+		retry 100 goes_to 15001
+		took=$(((${EPOCHREALTIME/.} - start) / 1000))
+		worst_in=$((took > worst_in ? took : worst_in))
+		start=${EPOCHREALTIME/.}
+		label shop -
+		retry 100 goes_to 80
+		took=$(((${EPOCHREALTIME/.} - start) / 1000))
+		worst_out=$((took > worst_out ? took : worst_out))
+	done
+	retry 100 are_in
+	echo "# 397 addresses, worst of $round, from before kubectl label: captured $worst_in ms, released $worst_out ms" >&3
+	[ "$worst_in" -le 2000 ]
+	[ "$worst_out" -le 2000 ]
+	[ "$(requests "watch pods")" -ge 5 ]
+	is "$(wc -l <"$CALLS")" $((2 * round))
+}
+
+# --- README and manifest ------------------------------------------------------
+
+section() { # the README's
+	sed -n '/^## Enrolment by label/,/^## What/p' "$ROOT/README.md"
+}
+
+@test "the README's commands: captured, and released, no pod restarted" {
+	{ namespace shop; object shop/one 10.77.1.1,fd00:77::101; } | write
+	mapfile -t commands < <(section | sed -n 's/^# //p')
+	is "${#commands[@]}" 3
+	# Where onramp is by default, in a mount namespace with nothing else in /run.
+	in_cgroup unshare --mount bash -c '
+		mount --bind "$0" /sys/fs/bpf && mount -t tmpfs none /run &&
+		cd "$1" && PATH=$1/build:$PATH && eval "$2" && wait
+		' "$WORK/bpf" "$ROOT" "${commands[0]/worker-1/node1}"
+	settled
 	released r1
-	kubectl label namespace shop istio.io/dataplane-mode=ambient
+	bash -ec "${commands[1]}"
 	soon_in 10.77.1.1 fd00:77::101
 	captured r1
-	kubectl label namespace shop istio.io/dataplane-mode-
+	bash -ec "${commands[2]}"
 	soon_in
 	released r1
-	is "$(cat "$CALLS")" "enroll -p $PIN 10.77.1.1 fd00:77:0:0:0:0:0:101
-forget -p $PIN 10.77.1.1 fd00:77:0:0:0:0:0:101"
+}
+
+manifest() { # JQ-FILTER of its objects, in an array
+	kubectl label --local --overwrite -o json -f "$MANIFEST" checked=yes | jq -rs "$1"
+}
+
+# The watcher as the DaemonSet's container: root, with these capabilities only,
+# nothing writable but what is mounted, and known to the API server as the account.
+as_container() { # CAPABILITY...
+	local bounding=-all name
+	for name; do bounding+=,+${name,,}; done
+	kubectl config view --raw -o json | jq '.users = [{ name: "account", user: { as: "account" } }]
+		| .contexts[].context.user = "account"' >"$WORK/account"
+	mkdir -p "$WORK/run"
+	in_cgroup unshare --mount sh -c 'mount --bind "$0" "$0" && mount -o remount,bind,ro / &&
+		! touch "$0.no" 2>/dev/null && exec "$@"' "$WORK/run" \
+		setpriv --bounding-set="$bounding" --inh-caps=-all --no-new-privs \
+		env KUBECONFIG="$WORK/account" NODE_NAME=node1 ONRAMP="$ONRAMP" \
+		"$SCRIPT" -p "$PIN" -s "$STATE"
+}
+
+@test "the manifest's role and capabilities are enough, and not one of them can be missing" {
+	is "$(manifest 'map(.kind) | join(" ")')" "ServiceAccount ClusterRole ClusterRoleBinding DaemonSet"
+	mapfile -t role < <(manifest '.[1].rules[] | .verbs[] as $verb | "\($verb) \(.resources[])"')
+	mapfile -t capabilities < <(manifest '.[3].spec.template.spec.containers[0].securityContext.capabilities.add[]')
+	is "$(manifest '.[3].spec.template.spec.containers[0].securityContext | "\(.capabilities.drop) \(.readOnlyRootFilesystem) \(.runAsUser) \(.allowPrivilegeEscalation)"')" \
+		'["ALL"] true 0 false'
+	is "${#role[@]} ${#capabilities[@]}" "4 1"
+	{ namespace shop ambient; object shop/one 10.99.0.1; } | write
+	allow() { fake "$(jq -nc '{ roles: { account: $ARGS.positional } }' --args "$@")"; }
+	# Each step of the way: list, then watch, then the rule.
+	for missing in "${role[@]}"; do
+		mapfile -t rest < <(printf '%s\n' "${role[@]}" | grep -vxF "$missing")
+		is "${#rest[@]}" 3
+		allow "${rest[@]}"
+		: >"$WORK/log"
+		as_container "${capabilities[@]}"
+		retry 100 grep -q "cannot $missing" "$WORK/log"
+		watcher_down KILL
+	done
+	clean
+	allow "${role[@]}"
+	as_container
+	retry 100 grep -q "cannot" "$WORK/log"
+	are_in
+	watcher_down KILL
+	: >"$WORK/log"
+	as_container "${capabilities[@]}"
+	soon_in 10.99.0.1
+	label shop -
+	soon_in
+	is "$(logged cannot)" 0
 }
