@@ -36,7 +36,6 @@ teardown() {
 	[ -n "${BATS_TEST_COMPLETED-}" ] || tail -n 20 "$WORK/log" "$CALLS" "$WORK/api-log" | cut -c 1-150 >&2
 	watcher_down KILL || left=yes
 	kill "$(cat "$WORK/api")"
-	cgroup_end "$CG/api"
 	[ -e "$PIN" ] || reload_both # a test unloaded
 	clean
 	[ -z "$left" ] && is "$(cat "$WORK/api-log")" "" # the fake itself did not fail
@@ -59,7 +58,6 @@ clean() { # no rule, no state
 
 api_up() {
 	rm -f "$WORK/port"
-	mkdir -p "$CG/api"
 	"$ROOT/vmtests/fake-apiserver" "$WORK/port" >"$WORK/api-log" 2>&1 3>&- &
 	echo $! >"$WORK/api"
 	disown
