@@ -439,7 +439,7 @@ expected() {
 		watcher_up
 		settled
 		lists=$(requests "list pods" "list namespaces")
-		fake "{\"cut\": 1.1, \"how\": \"$how\", \"bookmark\": 0.2}"
+		fake "{\"cut\": 2.1, \"how\": \"$how\", \"bookmark\": 0.2}"
 		watches=$(requests "watch pods")
 		for n in {1..12}; do
 			object shop/one "10.99.0.$n" | write
