@@ -51,6 +51,7 @@ teardown_file() {
 holds() { # NAME POD hold's arguments...
 	rm -f "$WORK/$1"
 	mkfifo "$WORK/$1"
+	: >"$WORK/$1.out" # or the one before is taken for this
 	run_in "${CGROUP:-$2}" "$2" "$HOLD" "${@:3}" <>"$WORK/$1" >"$WORK/$1.out" 2>&1 3>&- &
 	disown
 	retry 200 grep -q . "$WORK/$1.out"
