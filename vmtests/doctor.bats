@@ -114,19 +114,25 @@ not_loaded() { # LINE: where it cannot be loaded, it says why
 	says 1 "FAIL  cgroup2   $WORK is no cgroup2: mount one there, or give its place by -c"
 }
 
-@test "hybrid node with net_cls in use, before 5.15: no cgroup but the root" {
-	head="#subsys_name hierarchy num_cgroups enabled"
-	break="$(hide /proc/cgroups "$head" "cpu 2 9 1" "net_cls 3 2 1" "net_prio 4 1 1")
-		$(hide /proc/sys/kernel/osrelease 5.14.0)"
-	not_loaded "FAIL  v1        net_cls in use hides sockets' cgroups: no -c, no -t, or boot 5.15"
+v1_of() { # KERNEL GROUPS-OF-NET_CLS GROUPS-OF-NET_PRIO
+	hide /proc/cgroups "#subsys_name hierarchy num_cgroups enabled" "cpu 2 9 1" \
+		"net_cls 3 $2 1" "net_prio 4 $3 1"
+	hide /proc/sys/kernel/osrelease "$1"
+}
+
+@test "hybrid node with net_prio in use, before 5.15: no cgroup but the root" {
+	break=$(v1_of 5.14.0 1 2)
+	not_loaded "FAIL  v1        net_prio in use hides sockets' cgroups: no -c, no -t, or boot 5.15"
 	# On the root; who else is there is not this test's business.
 	doctor -c "$(cgroup2_mount)"
-	has "warn  v1        net_cls in use hides sockets' cgroups: use no -c and no -t"
-	break="$(hide /proc/cgroups "$head" "net_cls 3 2 1")
-		$(hide /proc/sys/kernel/osrelease 5.15.0)"
+	has "warn  v1        net_prio in use hides sockets' cgroups: use no -c and no -t"
+	break=$(v1_of 5.14.0 2 1)
+	doctor -c "$CG"
+	says 2 "warn  v1        net_cls, once a classid is set, hides sockets' cgroups: boot 5.15"
+	break=$(v1_of 5.15.0 2 2)
 	doctor -c "$CG"
 	says 2
-	has "ok    v1        net_cls in use, which is no obstacle since 5.15"
+	has "ok    v1        net_cls or net_prio in use, which is no obstacle since 5.15"
 }
 
 @test "no bpffs, one that is read-only, or something else in the place of the pins" {
