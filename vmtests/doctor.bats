@@ -198,7 +198,7 @@ in_the_way() { # CGROUP FLAGS [PROGRAM HOOK]
 	says 0
 	is "$(grep '^-' <<<"$output" | grep -v escaped)" ""
 	links=$(find "$PIN/links" -type f | wc -l)
-	has "ok    onramp    loaded, with its $((links + 3)) links and $(find "$PIN/maps" -type f | wc -l) maps" \
+	has "ok    onramp    loaded, with its $((links + 4)) links and $(find "$PIN/maps" -type f | wc -l) maps" \
 		"ok    links     attached to $CG" "ok    ztunnel   listens on $ZTUNNEL_POD_IP, port 15001" \
 		"ok    connects  1 redirected, 1 passed, none refused" "ok    pods      "
 	awk 'length > 80' <<<"$output" | { run ! grep .; }
