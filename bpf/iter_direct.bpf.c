@@ -12,6 +12,7 @@
 #include "direct.h"
 
 #define CONNECTIONS 1000
+#define FIRST_CHAIN 64 /* sockets */
 
 #define ZTUNNEL_LISTENS 1 /* for note(): no kernel address */
 
@@ -67,35 +68,68 @@ static __always_inline void print_end(struct seq_file *seq, const union addr *ip
 		BPF_SEQ_PRINTF(seq, "[%pI6c]:%u ", ip, port);
 }
 
+/* Whether the socket is one to name. Global, as netns.h's walks are. */
+WALK int is_to_name(__u64 number, __u64 session)
+{
+	struct sock *sk = (void *)number;
+	struct net *net = netns_of(&sk->__sk_common);
+	__u64 *count;
+
+	if (!is_opened(sk) || !goes_direct(sk) || !is_enrolled_netns(net, session))
+		return false;
+	if (!noted(session, (__u64)net))
+		note(session, (__u64)net, 0);
+	count = noted(session, (__u64)net);
+	return count && ++*count <= CONNECTIONS;
+}
+
+static __always_inline void name(struct seq_file *seq, struct sock_common *sk)
+{
+	union addr own = own_end(sk), peer = peer_end(sk);
+
+	BPF_SEQ_PRINTF(seq, "or ( src ");
+	print_end(seq, &own, BPF_CORE_READ(sk, skc_num));
+	BPF_SEQ_PRINTF(seq, "dst ");
+	print_end(seq, &peer, bpf_ntohs(BPF_CORE_READ(sk, skc_dport)));
+	BPF_SEQ_PRINTF(seq, ")\n");
+}
+
+/*
+ * What the kernel forgets from 5.15 (04c7820b776f) to 6.16, in a netns without a
+ * listener: all in the first chain of the table of connections. Elsewhere these are
+ * named twice, which does not matter.
+ */
+static __always_inline void name_first_chain(struct seq_file *seq, __u64 session)
+{
+	struct task_struct *reader = (struct task_struct *)bpf_get_current_task();
+	struct net *net = BPF_CORE_READ(reader, nsproxy, net_ns);
+	__u64 pos = (__u64)BPF_CORE_READ(connection_table(net), ehash, chain.first);
+
+	for (int i = 0; i < FIRST_CHAIN && pos && !(pos & 1); i++) {
+		struct sock_common *sk = (void *)pos - offsetof(struct sock_common, skc_nulls_node);
+
+		if (netns_of(sk) == net && is_to_name((__u64)sk, session))
+			name(seq, sk);
+		pos = (__u64)BPF_CORE_READ((struct hlist_nulls_node *)pos, next);
+	}
+}
+
 SEC("iter/tcp")
 int direct(struct bpf_iter__tcp *ctx)
 {
 	struct sock *sk = socket_at(ctx->sk_common);
-	struct sock_common *ends = &sk->__sk_common;
 	struct seq_file *seq = ctx->meta->seq;
-	__u64 session = ctx->meta->session_id, net, *count;
-	union addr own, peer;
+	__u64 session = ctx->meta->session_id;
 
 	if (begins(session))
 		BPF_SEQ_PRINTF(seq, "sport = :0\n");
-	if (!sk)
+	if (!sk) { /* at the end */
+		name_first_chain(seq, session);
 		return 0;
+	}
 	if (is_ztunnels_listener(current_settings(), sk))
 		note(session, ZTUNNEL_LISTENS, 1);
-	net = (__u64)netns_of(ends);
-	if (!is_opened(sk) || !goes_direct(sk) || !is_enrolled_netns(netns_of(ends), session))
-		return 0;
-	if (!noted(session, net))
-		note(session, net, 0);
-	count = noted(session, net);
-	if (!count || ++*count > CONNECTIONS)
-		return 0;
-	own = own_end(ends);
-	peer = peer_end(ends);
-	BPF_SEQ_PRINTF(seq, "or ( src ");
-	print_end(seq, &own, BPF_CORE_READ(ends, skc_num));
-	BPF_SEQ_PRINTF(seq, "dst ");
-	print_end(seq, &peer, bpf_ntohs(BPF_CORE_READ(ends, skc_dport)));
-	BPF_SEQ_PRINTF(seq, ")\n");
+	if (is_to_name((__u64)sk, session))
+		name(seq, &sk->__sk_common);
 	return 0;
 }
