@@ -138,7 +138,7 @@ struct {
 
 /*
  * Node mode: enum listener_role * FAMILIES + enum family -> the socket in ztunnel's
- * netns that listens so. Written by sockops and iter/tcp, read by sk_lookup; the
+ * netns that listens so. Written by sockops and `listeners`, read by sk_lookup; the
  * kernel takes out what is closed.
  */
 struct {
