@@ -70,7 +70,6 @@ expressions() {
 }
 
 @test "the dashboard: valid, all metrics are there, none is missing" {
-	# escaped_total is not in it yet.
 	expressions | grep -o 'onramp_[a-z_]*' | sort -u >"$WORK/used"
 	sed -n 's/^# TYPE \([a-z_]*\) .*/\1/p' "$PIN/metrics" | sort >"$WORK/there"
 	[ -s "$WORK/used" ]
