@@ -36,6 +36,14 @@ static __noinline int overwrite(const struct number_key *key, const struct desti
 	return bpf_map_delete_elem(&handovers, &lock); /* the verifier wants a number */
 }
 
+/* Each bit of x in each bit of the result: two rounds, for one moves bits up only. */
+static __always_inline __u32 mixed(__u64 x)
+{
+	x *= 0x9e3779b97f4a7c15ULL;
+	x = (x ^ x >> 32) * 0x9e3779b97f4a7c15ULL;
+	return x >> 32;
+}
+
 /*
  * The entry of a destination dialled in the netns of the context's socket, which
  * is netns; a new one if need be. NULL: its places are taken, or the map is full.
@@ -46,10 +54,8 @@ static __noinline struct destination *destination_of(const void *ctx, const stru
 						     __u64 client, __u64 netns, __u32 nth)
 {
 	struct number_key key = { .client = client };
-	__u32 hash = ((asked->ip.half[0] ^ asked->ip.half[1] ^ (__u64)asked->port << 16 ^
-		       netns << 32 ^ (__u64)nth << 48) *
-		      0x9e3779b97f4a7c15ULL) >>
-		     32;
+	__u32 hash = mixed(asked->ip.half[0] ^ asked->ip.half[1] ^ (__u64)asked->port << 16 ^
+			   netns << 32 ^ nth);
 
 	for (int i = 0; i < NUMBER_TRIES; i++) {
 		struct destination *found;

@@ -23,6 +23,7 @@ declare -A proxies
 # A proxy in ztunnel's cgroup and a pod's netns: its pid is in proxies.
 proxy_up() { # NETNS [OPTION]... PORT
 	local netns=$1 cgroup=ztunnel/$1
+	[ "$1" != server ] || cgroup=server # it is not ztunnel
 	shift
 	mkdir -p "$CG/$cgroup"
 	: >"$WORK/proxy-$netns"

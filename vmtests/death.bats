@@ -115,7 +115,7 @@ raw() { # MAP
 
 links() {
 	local pin
-	for pin in "$PIN"/links/* "$PIN"/{metrics,pods,rules}; do
+	for pin in "$PIN"/links/* "$PIN"/{direct,metrics,pods,rules}; do
 		echo "$pin $("$BPFTOOL" -j link show pinned "$pin" | grep -oE '"(id|prog_id)":[0-9]*')"
 	done
 }
@@ -140,16 +140,18 @@ captured() { # ADDRESS
 	esac
 }
 
-# Captured where connect is linked, which is only when all else is in place.
+# Captured where connect is linked and knows ztunnel, which is only when all else is
+# in place.
 sane() {
-	local v4='' v6=''
+	local v4='' v6='' knows
+	knows=$(settings || :)
 	if captured $V4; then v4=yes; fi
 	if captured $V6; then v6=yes; fi
 	[ -z "$v4$v6" ] ||
 		is "$(pins | grep -vE '/(new|connect.)$')" "$(grep -v /connect "$WORK/before-pins")" ||
 		wrong "captured"
-	[ -n "$v4" ] || [ ! -e "$PIN/links/connect4" ] || wrong "IPv4 passes"
-	[ -n "$v6" ] || [ ! -e "$PIN/links/connect6" ] || wrong "IPv6 passes"
+	[ -z "$knows" ] || [ -n "$v4" ] || [ ! -e "$PIN/links/connect4" ] || wrong "IPv4 passes"
+	[ -z "$knows" ] || [ -n "$v6" ] || [ ! -e "$PIN/links/connect6" ] || wrong "IPv6 passes"
 }
 
 both_captured() {

@@ -221,7 +221,7 @@ memory_of_maps() {
 }
 
 memory_of_programs() {
-	for link in "$PIN"/links/* "$PIN"/{pods,rules,metrics}; do
+	for link in "$PIN"/links/* "$PIN"/{direct,pods,rules,metrics}; do
 		"$BPFTOOL" -j link show pinned "$link"
 	done | grep -o '"prog_id":[0-9]*' | cut -d : -f 2 | while read -r id; do
 		"$BPFTOOL" -j prog show id "$id"

@@ -86,7 +86,7 @@ LOCKED=.
 	is "$output" ""
 	onramp enroll 10.77.1.0/24
 	run -0 pod client "$TCP" dial 10.77.2.2 80
-	has "local=$ZTUNNEL_POD_IP:15001 " "orig4=10.77.2.2:80 "
+	has "local=$ZTUNNEL_POD_IP:" " on=15001" "orig4=10.77.2.2:80 "
 	run -0 pod ztunnel "$TCP" dial 10.77.2.2 80
 	has "local=10.77.2.2:80 "
 }
@@ -105,7 +105,7 @@ LOCKED=.
 	is "$output" ""
 	[ "$(program)" != "$before" ]
 	run -0 pod client "$TCP" dial 10.77.2.2 80
-	has "local=$ZTUNNEL_POD_IP:15001 " "orig4=10.77.2.2:80 "
+	has "local=$ZTUNNEL_POD_IP:" " on=15001" "orig4=10.77.2.2:80 "
 }
 
 @test "its capabilities are the README's" {
@@ -144,7 +144,7 @@ LOCKED=.
 	onramp enroll 10.77.1.0/24
 	pod client true
 	run -0 node "$TCP" dial 10.77.1.8 80
-	has "local=$ZTUNNEL_POD_IP:15006 " "orig4=10.77.1.8:80 "
+	has "local=$ZTUNNEL_POD_IP:" " on=15006" "orig4=10.77.1.8:80 "
 	run -0 run_manifest unload "$WORK/image"
 }
 

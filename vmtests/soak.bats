@@ -167,7 +167,7 @@ load_somehow() {
 # The ids of all that is ours now. (bpftool batch stops after the first link.)
 ids_now() {
 	local file kind id
-	for file in "$PIN"/links/* "$PIN"/{pods,rules,metrics}; do
+	for file in "$PIN"/links/* "$PIN"/{direct,pods,rules,metrics}; do
 		"$BPFTOOL" -j link show pinned "$file" 2>/dev/null || : # of a load that was killed
 	done | grep -oE '"(prog_id|id)":[0-9]+' | sed 's/"id":/link /; s/"prog_id":/prog /' |
 		while read -r kind id; do
