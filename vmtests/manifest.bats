@@ -116,6 +116,7 @@ LOCKED=.
 
 @test "its memory limit counts: with 8 MiB the loader does not live" {
 	grep -q memory "$(cgroup2_mount)/cgroup.controllers" || skip "cgroup2 has no memory here"
+	[ "$LOCKED" = . ] || skip "before 5.11 maps are not the cgroup's memory, but locked"
 	run run_manifest istio-without-cni "$WORK/image" \
 		"$LOCKED | .linux.resources.memory.limit = 8388608"
 	[[ $status = 137 || $output =~ OOM-killed|"Cannot allocate memory" ]] || { echo "$output"; return 1; }
