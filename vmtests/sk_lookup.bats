@@ -147,7 +147,7 @@ seen() { # number|lent PORT ORIGINAL
 	run_in ztunnel ztunnel "$BENCH" proxy 15001 >"$WORK/proxy" 3>&- &
 	disown
 	retry 100 grep -q ready "$WORK/proxy"
-	ip netns exec "$RUN-client" sysctl -qw \
+	ip netns exec "$RUN-client" sysctl -qw net.ipv4.tcp_max_tw_buckets=1000000 \
 		net.ipv4.ip_local_port_range="$((61000 - ports)) 60999"
 	run -0 pod client "$BENCH" client -W -n "$WALL" -o 10.77.2.2:80 10.77.2.2 80
 	echo "# $WALL connections to one destination, $ports ports: $output" >&3
