@@ -13,6 +13,7 @@ int listeners(struct bpf_iter__tcp *ctx)
 	const struct settings *cfg = current_settings();
 	struct netns_info info = {};
 	__u32 at;
+	bool v4;
 
 	if (!sk || sk->skc_state != BPF_TCP_LISTEN)
 		return 0;
@@ -33,11 +34,15 @@ int listeners(struct bpf_iter__tcp *ctx)
 	default:
 		return 0;
 	}
-	/* Never once more: 5.10 would then forget to take it out when it closes. */
-	if (sk->skc_family == AF_INET || !BPF_CORE_READ_BITFIELD(sk, skc_ipv6only))
+	v4 = sk->skc_family == AF_INET || !BPF_CORE_READ_BITFIELD(sk, skc_ipv6only);
+	for (int family = V4; family < FAMILIES; family++, at++) {
+		if (family == V4 ? !v4 : sk->skc_family != AF_INET6)
+			continue;
+		/* Another netns' was another ztunnel's. */
+		if (cfg && cfg->ztunnel_netns != info.inum)
+			bpf_map_delete_elem(&proxy_sockets, &at);
+		/* Never once more: 5.10 would then forget to take it out when it closes. */
 		bpf_map_update_elem(&proxy_sockets, &at, sk, BPF_NOEXIST);
-	at++;
-	if (sk->skc_family == AF_INET6)
-		bpf_map_update_elem(&proxy_sockets, &at, sk, BPF_NOEXIST);
+	}
 	return 0;
 }

@@ -120,11 +120,10 @@ static void attach(struct bpf_program *program) /* in the place of its predecess
 	struct bpf_link_info info = {};
 	struct bpf_link *link;
 	int err;
-
 	c->text = pin(strstr("pods rules metrics direct", name) ? "" : "links/", name);
 	c->old_link = bpf_obj_get(c->text);
 	if (!bpf_program__autoload(program) || !to)
-		return (void)unlink(c->text);
+		return; /* see load() */
 	bpf_obj_get_info_by_fd(c->old_link, &info, &(__u32){ sizeof(info) });
 	if (!tracing && !is(lookup) &&
 	    info.cgroup.cgroup_id == inode(to, CGROUP2_SUPER_MAGIC, "cgroup2")) {
@@ -148,13 +147,12 @@ static void load(bool loaded)
 	need(arg['z'] || (arg['z'] = getenv("ZTUNNEL_IP")), "no ztunnel: give -z or ZTUNNEL_IP");
 	for (char *ip, *list = strdup(arg['z']); (ip = strsep(&list, ","));) {
 		struct prefix p = parse(ip);
-		struct sockaddr_in6 name = { .sin6_family = AF_INET6 };
+		struct sockaddr_in6 name = { AF_INET6, .sin6_addr = *(struct in6_addr *)&p.ip };
 		bool far, v6 = strchr(ip, ':'), in_pod = !strcmp(ip, v6 ? "::1" : "127.0.0.1");
 		need(in_pod || (p.length == 128 && p.ip.byte[v6 ? 0 : 12] % 127), "%s: no pod", ip);
 		need(!in_pod || arg['t'], "%s: in-pod mode: give ztunnel's cgroup, -t", ip);
 		need(!new.ztunnel[v6].half[1], "%s: the second of its family", ip);
 		new.ztunnel[v6] = p.ip;
-		memcpy(&name.sin6_addr, &p.ip, sizeof(p.ip));
 		far = bind(socket(AF_INET6, SOCK_STREAM, 0), (void *)&name, sizeof(name));
 		arg[in_pod ? 'i' : far ? 0 : 'l'] = "/proc/self/ns/net"; /* this is ztunnel's */
 	}
@@ -182,10 +180,12 @@ static void load(bool loaded)
 		attach(p);		       /* connect last: see the Makefile */
 	arg['l'] ? run("listeners") : (void)0; /* before the first number is used */
 	write_maps(); /* what is attached by now still does as before, or nothing */
-	/* Where all connections have numbers sockops is for ztunnel's own sockets. */
 	if (arg['l'] || (arg['i'] && !arg['d'] && !new.ztunnel[V6].half[1]))
-		arg['s'] = arg['g'], attach(skel->progs.sock_ops);
+		arg['s'] = arg['g'], attach(skel->progs.sock_ops); /* all have numbers */
 	run("iter_task");
+	for (struct bpf_program *p = NULL; (p = bpf_object__next_program(skel->obj, p));)
+		if (!bpf_program__autoload(p) || (p == skel->progs.lookup && !arg['l']))
+			unlink(pin("links/", bpf_program__name(p))); /* not needed any more */
 }
 
 int main(int argc, char **argv)
