@@ -41,7 +41,7 @@ SHELL_FILES := $(shell grep -lE '^.!/bin/(ba)?sh' scripts/* vmtests/* .ci/* 2>/d
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help all install uninstall tools image manifests demo test vmtest soak churn bench \
+.PHONY: help all install uninstall tools image manifests demo test vmtest vmtest-arm64 soak churn bench \
 	bench-scale lint fmt clean compile_commands.json setup-%
 
 all: $(B)/onramp.bpf.o $(B)/onramp ## build the object and the loader
@@ -124,10 +124,11 @@ $(B)/onramp.oci.tar: scripts/image $(foreach arch,$(IMAGE_ARCHS),$(call loader_f
 	$(Q)scripts/image $(IMAGE) \
 		$(foreach arch,$(IMAGE_ARCHS),$(arch)=$(call loader_for,$(arch))) >$@
 
+cross_make = libs=$$(scripts/get-libs $(1)) && $(MAKE) --no-print-directory \
+	B=$(B)/$(1) ARCH=$(cpu_$(1)) LIBS="$$libs" CC="$(cpu_$(1))-linux-gnu-gcc \
+	-B$$libs/usr/lib/$(cpu_$(1))-linux-gnu -I$$libs/usr/include"
 $(B)/amd64/onramp $(B)/arm64/onramp: $(B)/%/onramp: $(B)/onramp | setup-image
-	$(Q)libs=$$(scripts/get-libs $*) && $(MAKE) --no-print-directory B=$(B)/$* \
-		ARCH=$(cpu_$*) LIBS="$$libs" CC="$(cpu_$*)-linux-gnu-gcc \
-		-B$$libs/usr/lib/$(cpu_$*)-linux-gnu -I$$libs/usr/include" $@
+	$(Q)$(call cross_make,$*) $@
 
 manifests: $(MANIFESTS) ## scripts/kubernetes as JSON: build/kubernetes-*.json
 
@@ -160,6 +161,9 @@ churn: setup-build-demo-test all tools ## 10,000 pods come and go; 2,000 at once
 	$(Q)ONRAMP_TEST_CHURN=$${ONRAMP_TEST_CHURN:-10000} \
 		ONRAMP_TEST_AT_ONCE=$${ONRAMP_TEST_AT_ONCE:-2000} \
 		vmtests/run churn
+vmtest-arm64: setup-build-image-arm64 ## core suites on an emulated arm64 machine
+	$(Q)$(call cross_make,arm64) all tools
+	$(Q)scripts/vm-run-arm64
 
 bench: setup-build-bench all tools ## what a connection costs: build/bench.*
 	$(Q)scripts/bench
