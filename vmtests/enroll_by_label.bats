@@ -457,7 +457,7 @@ expected() {
 	# The pauses double, and each may be a quarter less: 0.2, 0.4, 0.8, 1.6, 3.2 s.
 	paused() {
 		curl -fsS "$URL/fake" | jq -e --argjson known "$known" '(.["list pods"] + .["watch pods"]) | sort
-			| .[$known:] as $new | [range(1; $new | length) | $new[.] - $new[. - 1]] | max >= 2.4' >/dev/null
+			| .[$known:] as $new | [range(1; $new | length) | $new[.] - $new[. - 1]] | length >= 4 and max >= 2.4' >/dev/null
 	}
 	for knobs in '"fail": 500, "cut": 0.001' '"html": true, "cut": 0.001' \
 		'"cut": 0.001, "how": "end"' '"cut": 0.001, "how": "reset"'; do
@@ -466,7 +466,6 @@ expected() {
 		known=$(requests "list pods" "watch pods")
 		fake "{$knobs}"
 		retry 300 paused
-		at_least $((known + 4)) "list pods" "watch pods"
 		watcher_down KILL
 		fake '{"fail": 0, "cut": 0, "how": "end", "html": false}'
 	done
@@ -581,7 +580,7 @@ expected() {
 
 @test "what it is not told rightly it refuses, in one line" {
 	refuses() { # TEXT OPTION...
-		run -1 env -u NODE_NAME "$SCRIPT" -p "$PIN" -s "$STATE" "${@:2}"
+		run -1 timeout 5 env -u NODE_NAME "$SCRIPT" -p "$PIN" -s "$STATE" "${@:2}"
 		is "${#lines[@]}" 1
 		has "$1"
 	}
@@ -676,7 +675,7 @@ manifest() { # JQ-FILTER of its objects, in an array
 # nothing writable but what is mounted, and known to the API server as the account.
 as_container() { # CAPABILITY...
 	local bounding=-all name
-	for name; do bounding+=,+${name,,}; done
+	for name; do bounding+=${name:+,+${name,,}}; done
 	kubeconfig '{ "as": "account" }' >"$WORK/account"
 	mkdir -p "$WORK/run"
 	in_cgroup unshare --mount sh -c 'mount --bind "$0" "$0" && mount -o remount,bind,ro / &&
@@ -686,7 +685,7 @@ as_container() { # CAPABILITY...
 		"$SCRIPT" -p "$PIN" -s "$STATE"
 }
 
-@test "the manifest's role and capabilities are enough, and not one of them can be missing" {
+@test "the manifest's role and capabilities are enough, and no verb of the role can be missing" {
 	is "$(manifest 'map(.kind) | join(" ")')" "ServiceAccount ClusterRole ClusterRoleBinding DaemonSet"
 	mapfile -t role < <(manifest '.[1].rules[] | .verbs[] as $verb | "\($verb) \(.resources[])"')
 	mapfile -t capabilities < <(manifest '.[3].spec.template.spec.containers[0].securityContext.capabilities.add[]')
@@ -705,16 +704,22 @@ as_container() { # CAPABILITY...
 		retry 100 grep -q "cannot $missing" "$WORK/log"
 		watcher_down KILL
 	done
-	clean
 	allow "${role[@]}"
-	as_container
-	retry 100 grep -q "cannot" "$WORK/log"
-	are_in
-	watcher_down KILL
-	: >"$WORK/log"
-	as_container "${capabilities[@]}"
-	soon_in 10.99.0.1
-	label shop -
-	soon_in
-	is "$(logged cannot)" 0
+	# CAP_BPF: before 5.19 to use a map at all, where unprivileged_bpf_disabled is
+	# set; since then the pins' permissions are what counts.
+	is "${capabilities[*]}" BPF
+	for given in BPF none; do
+		: >"$WORK/log"
+		label shop =ambient
+		as_container "${given/none/}"
+		if [ "$given" = BPF ] || [ "$(printf '%s\n' 5.19 "$(uname -r)" | sort -V | head -n 1)" = 5.19 ]; then
+			soon_in 10.99.0.1
+			label shop -
+			soon_in
+		else
+			retry 100 grep -q "not permitted" "$WORK/log"
+		fi
+		is "$(logged cannot)" 0
+		watcher_down KILL
+	done
 }
