@@ -65,7 +65,7 @@ uninstall: ## what install put there
 tools: $(TOOLS) ## what the suites need besides
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z_.-]+:.*## / { printf "  make %-24s%s\n", $$1, $$2 }' \
+	@awk -F ':.*## ' '/^[a-z0-9_.-]+:.*## / { printf "  make %-24s%s\n", $$1, $$2 }' \
 		$(MAKEFILE_LIST)
 	@echo '  V=1 shows every command'
 
