@@ -230,8 +230,8 @@ WALK __u64 socket_client(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1, bool o
 
 	if (!addr_is_zero(&bound) && addr_is_v4(&bound) == addr_is_v4(&ip))
 		return client_of(&bound);
-	if (others)
-		bind_to(ctx, ip0, ip1);
+	if (others && bind_to(ctx, ip0, ip1))
+		return 0; /* it has a port: who knows which address it will get */
 	return client_of(&ip);
 }
 

@@ -180,7 +180,7 @@ static void load(bool loaded)
 		attach(p);		       /* connect last: see the Makefile */
 	arg['l'] ? run("listeners") : (void)0; /* before the first number is used */
 	write_maps(); /* what is attached by now still does as before, or nothing */
-	if (arg['l'] || (arg['i'] && !arg['d'] && !new.ztunnel[V6].half[1]))
+	if (arg['l'])
 		arg['s'] = arg['g'], attach(skel->progs.sock_ops); /* all have numbers */
 	run("iter_task");
 	for (struct bpf_program *p = NULL; (p = bpf_object__next_program(skel->obj, p));)
