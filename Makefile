@@ -25,9 +25,9 @@ BPF_CFLAGS := -g -O2 -target bpf -mcpu=v2 -Wall -Werror -ffreestanding \
 CFLAGS ?= -O2 -g
 CFLAGS += -std=gnu11 -D_GNU_SOURCE -Wall -Wextra -Werror -I$(B) -Ibpf $(NOWHERE)
 
-# The loader attaches in this order: connect comes last, for until then nothing
-# is redirected, and all that a redirected connection needs is in place. After it
-# inet_sock_set_state, which counts what connect had no verdict for.
+# The loader attaches in this order: connect comes last, for what it redirects needs
+# all the others. After it inet_sock_set_state, which counts what connect had no
+# verdict for.
 HOOKS := $(patsubst bpf/%.bpf.c,$(B)/bpf/%.o,$(wildcard bpf/*.bpf.c))
 LAST := %/connect4.o %/connect6.o %/inet_sock_set_state.o
 HOOKS := $(filter-out $(LAST),$(HOOKS)) $(filter $(LAST),$(HOOKS))
@@ -161,6 +161,7 @@ churn: setup-build-demo-test all tools ## 10,000 pods come and go; 2,000 at once
 	$(Q)ONRAMP_TEST_CHURN=$${ONRAMP_TEST_CHURN:-10000} \
 		ONRAMP_TEST_AT_ONCE=$${ONRAMP_TEST_AT_ONCE:-2000} \
 		vmtests/run churn
+
 vmtest-arm64: setup-build-image-arm64 ## core suites on an emulated arm64 machine
 	$(Q)$(call cross_make,arm64) all tools
 	$(Q)scripts/vm-run-arm64

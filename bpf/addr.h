@@ -56,4 +56,23 @@ static __always_inline bool addr_stays_here(const union addr *a)
 	return a->byte[0] == 0xff || !(a->half[0] | a->word[2] | (a->word[3] & ~bpf_htonl(1)));
 }
 
+/* A socket's two ends. An IPv4-mapped one stays so, which is IPv4 here. */
+static __always_inline union addr peer_end(struct sock_common *sk)
+{
+	union addr ip = addr_from_v4(BPF_CORE_READ(sk, skc_daddr));
+
+	if (BPF_CORE_READ(sk, skc_family) == AF_INET6)
+		bpf_core_read(&ip, sizeof(ip), &sk->skc_v6_daddr);
+	return ip;
+}
+
+static __always_inline union addr own_end(struct sock_common *sk)
+{
+	union addr ip = addr_from_v4(BPF_CORE_READ(sk, skc_rcv_saddr));
+
+	if (BPF_CORE_READ(sk, skc_family) == AF_INET6)
+		bpf_core_read(&ip, sizeof(ip), &sk->skc_v6_rcv_saddr);
+	return ip;
+}
+
 #endif

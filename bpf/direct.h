@@ -57,24 +57,6 @@ static __always_inline bool begins(__u64 session)
 	return true;
 }
 
-static __always_inline union addr peer_end(struct sock_common *sk)
-{
-	union addr ip = addr_from_v4(BPF_CORE_READ(sk, skc_daddr));
-
-	if (BPF_CORE_READ(sk, skc_family) == AF_INET6)
-		bpf_core_read(&ip, sizeof(ip), &sk->skc_v6_daddr);
-	return ip;
-}
-
-static __always_inline union addr own_end(struct sock_common *sk)
-{
-	union addr ip = addr_from_v4(BPF_CORE_READ(sk, skc_rcv_saddr));
-
-	if (BPF_CORE_READ(sk, skc_family) == AF_INET6)
-		bpf_core_read(&ip, sizeof(ip), &sk->skc_v6_rcv_saddr);
-	return ip;
-}
-
 static __always_inline struct net *netns_of(struct sock_common *sk)
 {
 	return BPF_CORE_READ(sk, skc_net.net);
@@ -104,9 +86,7 @@ static __always_inline bool is_opened(struct sock *sk)
 /* Whether it was made in ztunnel's cgroup, known by -t. */
 static __always_inline bool is_ztunnels_socket(const struct settings *cfg, struct sock *sk)
 {
-	struct cgroup *owner = cfg && cfg->ztunnel_cgroup ? socket_cgroup(sk) : NULL;
-
-	return owner && cgroup_is_within((__u64)owner, cfg->ztunnel_cgroup);
+	return cfg && cfg->ztunnel_cgroup && socket_is_within(sk, cfg->ztunnel_cgroup);
 }
 
 /* Whether a connection that was opened in a pod is one that ztunnel should have. */

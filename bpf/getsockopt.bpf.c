@@ -35,8 +35,7 @@ static __always_inline const struct endpoint *peers_destination(struct bpf_socko
 
 	if (sk->family == AF_INET)
 		client = addr_from_v4(sk->dst_ip4);
-	if (!cfg || !cfg->ztunnel_netns ||
-	    BPF_CORE_READ(socket_net(ctx), ns.inum) != cfg->ztunnel_netns)
+	if (!cfg || !netns_is_ztunnels(ctx, cfg))
 		return NULL;
 	found = port_to_destination(client_of(&client), sk->src_port);
 	return found ? &found->asked : NULL;

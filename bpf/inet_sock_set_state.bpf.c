@@ -32,17 +32,6 @@ static __always_inline bool is_listened_in(const struct settings *cfg, __u64 net
 	return here && (here->all_v4 > 0 || here->local_v4 > 0 || here->v6 > 0);
 }
 
-/* Where a socket, by its address, connects to. */
-static __always_inline union addr destination_ip(struct sock *sk)
-{
-	union addr ip = {};
-
-	if (BPF_CORE_READ(sk, __sk_common.skc_family) == AF_INET)
-		return addr_from_v4(BPF_CORE_READ(sk, __sk_common.skc_daddr));
-	bpf_core_read(&ip, sizeof(ip), &sk->__sk_common.skc_v6_daddr);
-	return ip;
-}
-
 /* Whether a pod of that netns may go to ip, in two halves, without ztunnel. */
 WALK int may_pass(__u64 net, __u64 ip0, __u64 ip1, __u32 port)
 {
@@ -50,7 +39,6 @@ WALK int may_pass(__u64 net, __u64 ip0, __u64 ip1, __u32 port)
 	union addr ip = { .half = { ip0, ip1 } };
 	struct netns_info info = {};
 	enum family family = addr_family(&ip);
-	const struct pod *ztunnel;
 
 	if (!cfg || addr_stays_here(&ip) || is_bypassed(&ip))
 		return true;
@@ -63,34 +51,30 @@ WALK int may_pass(__u64 net, __u64 ip0, __u64 ip1, __u32 port)
 		       netns_has((struct net *)net, &ip);
 	if (!is_enrolled(info.ip) || netns_has((struct net *)net, &ip))
 		return true;
-	ztunnel = bpf_map_lookup_elem(&pod_ips, &cfg->ztunnel[family]);
-	return !cfg->ztunnel_cgroup && ztunnel && ztunnel->netns == info.netns;
+	return !cfg->ztunnel_cgroup && is_ztunnels_pod(cfg, &info);
 }
 
-/* Whether the table is for the sockets of this cgroup: below ours, and not ztunnel's. */
-WALK int is_judged(__u64 cgroup)
+/* Whether the table is for a socket, by its cgroup: below ours, and not ztunnel's. */
+WALK int is_judged(__u64 sk)
 {
 	const struct settings *cfg = current_settings();
 
-	if (!cfg || !cgroup || (cfg->root_cgroup && !cgroup_is_within(cgroup, cfg->root_cgroup)))
+	if (!cfg || (cfg->root_cgroup && !socket_is_within((struct sock *)sk, cfg->root_cgroup)))
 		return false;
-	return !cfg->ztunnel_cgroup || !cgroup_is_within(cgroup, cfg->ztunnel_cgroup);
+	return !cfg->ztunnel_cgroup || !socket_is_within((struct sock *)sk, cfg->ztunnel_cgroup);
 }
 
 static __always_inline bool escapes(struct sock *sk)
 {
 	const struct settings *cfg = current_settings();
 	struct net *net = BPF_CORE_READ(sk, __sk_common.skc_net.net);
-	struct netns_info info = {};
 	union addr ip;
 
 	if (!cfg || (addr_is_zero(&cfg->ztunnel[V4]) && addr_is_zero(&cfg->ztunnel[V6])))
 		return false;
-	info.inum = BPF_CORE_READ(net, ns.inum);
-	info.flags = netns_initial((__u64)net, bpf_get_current_task());
-	if (netns_is_no_pod(cfg, &info) || !is_judged((__u64)socket_cgroup(sk)))
+	if (net_is_no_pod(cfg, net) || !is_judged(as_number(sk)))
 		return false;
-	ip = destination_ip(sk);
+	ip = peer_end(&sk->__sk_common);
 	return !may_pass((__u64)net, ip.half[0], ip.half[1],
 			 bpf_ntohs(BPF_CORE_READ(sk, __sk_common.skc_dport)));
 }

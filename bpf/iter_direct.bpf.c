@@ -16,15 +16,6 @@
 
 #define ZTUNNEL_LISTENS 1 /* for note(): no kernel address */
 
-/* Through memory, for the verifier lets no pointer be passed as a number. */
-static __always_inline struct sock *socket_at(struct sock_common *sk)
-{
-	__u64 number = 0;
-
-	bpf_probe_read_kernel(&number, sizeof(number), &sk);
-	return (struct sock *)number;
-}
-
 /* In-pod mode: one of ztunnel's listeners. The kernel shows them before the rest. */
 static __always_inline bool is_ztunnels_listener(const struct settings *cfg, struct sock *sk)
 {
@@ -117,7 +108,7 @@ static __always_inline void name_first_chain(struct seq_file *seq, __u64 session
 SEC("iter/tcp")
 int direct(struct bpf_iter__tcp *ctx)
 {
-	struct sock *sk = socket_at(ctx->sk_common);
+	struct sock *sk = (struct sock *)as_number(ctx->sk_common);
 	struct seq_file *seq = ctx->meta->seq;
 	__u64 session = ctx->meta->session_id;
 

@@ -16,14 +16,6 @@
 
 #define NO_COUNT (~0ULL) /* of the node's netns */
 
-static __always_inline bool is_node(struct net *net)
-{
-	struct netns_info info = { .inum = BPF_CORE_READ(net, ns.inum) };
-
-	info.flags = netns_initial((__u64)net, bpf_get_current_task());
-	return info.flags || netns_is_node(current_settings(), &info);
-}
-
 /* Global, as netns.h's walks are, and so are those that follow. */
 WALK int socket_count(__u64 number, __u64 session)
 {
@@ -35,7 +27,7 @@ WALK int socket_count(__u64 number, __u64 session)
 		return 0;
 	count = noted(session, (__u64)net);
 	if (!count) {
-		note(session, (__u64)net, is_node(net) ? NO_COUNT : 0);
+		note(session, (__u64)net, net_is_no_pod(current_settings(), net) ? NO_COUNT : 0);
 		count = noted(session, (__u64)net);
 	}
 	if (count && *count != NO_COUNT && goes_direct(sk))

@@ -83,16 +83,6 @@ static __always_inline bool same_start(struct bits a, struct bits b, __u32 lengt
 	return !high && (length == 64 || !(low >> (128 - length)));
 }
 
-/* Through memory, for the verifier lets no pointer be passed as a number. */
-static __always_inline __u64 root_of(struct lpm_trie *trie)
-{
-	struct lpm_trie_node *root = trie->root;
-	__u64 number = 0;
-
-	bpf_probe_read_kernel(&number, sizeof(number), &root);
-	return number;
-}
-
 /* Where the prefix is, seen from a node. */
 enum step { HERE, LEFT, RIGHT, PASSED, AHEAD };
 
@@ -204,8 +194,8 @@ SEC("iter/bpf_map_elem")
 int rules(struct bpf_iter__bpf_map_elem *ctx)
 {
 	__u64 session = ctx->meta->session_id;
-	__u64 mesh_root = root_of((struct lpm_trie *)&mesh_rules);
-	__u64 bypass_root = root_of((struct lpm_trie *)&bypass_rules);
+	__u64 mesh_root = as_number(((struct lpm_trie *)&mesh_rules)->root);
+	__u64 bypass_root = as_number(((struct lpm_trie *)&bypass_rules)->root);
 	struct cursor start = {}, *cursor;
 	__u32 *turn = ctx->key;
 

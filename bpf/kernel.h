@@ -283,6 +283,15 @@ static __always_inline __u64 netns_id(struct net *net, __u32 *flags)
 	return (__u64)net;
 }
 
+/* A kernel pointer as a number: through memory, for the verifier lets none be passed as one. */
+static __always_inline __u64 as_number(const void *pointer)
+{
+	__u64 number = 0;
+
+	bpf_probe_read_kernel(&number, sizeof(number), &pointer);
+	return number;
+}
+
 /*
  * The kernel's socket behind a sock_addr, sockops or sockopt context. The verifier
  * forbids arithmetic on ctx->sk, so that its fields are out of reach there;

@@ -315,4 +315,13 @@ static __always_inline bool netns_is_no_pod(const struct settings *cfg,
 	return netns_is_node(cfg, info) || info->flags & NETNS_INITIAL;
 }
 
+/* The same of a net, seen by the current task. */
+static __always_inline bool net_is_no_pod(const struct settings *cfg, struct net *net)
+{
+	struct netns_info info = { .inum = BPF_CORE_READ(net, ns.inum) };
+
+	info.flags = netns_initial((__u64)net, bpf_get_current_task());
+	return netns_is_no_pod(cfg, &info);
+}
+
 #endif

@@ -80,6 +80,12 @@ static __always_inline __u64 client_of(const union addr *ip)
 	return ip->half[0] * 0x9e3779b97f4a7c15ULL ^ ip->half[1];
 }
 
+/* Whether the context's socket is in the netns that has sk_lookup. */
+static __always_inline bool netns_is_ztunnels(const void *ctx, const struct settings *cfg)
+{
+	return BPF_CORE_READ(socket_net(ctx), ns.inum) == cfg->ztunnel_netns;
+}
+
 /* Node mode: what a port of ztunnel's stands for when it is a client's peer. */
 static __always_inline const struct destination *port_to_destination(__u64 client, __u32 port)
 {

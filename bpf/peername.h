@@ -8,14 +8,9 @@
 /* Node mode: by the number in the peer's port, and the socket's own address. */
 static __always_inline const struct endpoint *own_destination(struct bpf_sock_addr *ctx)
 {
-	struct sock_common *sk = &kernel_socket(ctx)->__sk_common;
+	union addr own = own_end(&kernel_socket(ctx)->__sk_common);
 	const struct destination *found;
-	union addr own = {};
 
-	if (ctx->user_family == AF_INET)
-		own = addr_from_v4(BPF_CORE_READ(sk, skc_rcv_saddr));
-	else
-		bpf_core_read(&own, sizeof(own), &sk->skc_v6_rcv_saddr);
 	found = port_to_destination(client_of(&own), bpf_ntohs(ctx->user_port));
 	return found && found->netns == socket_netns_id(ctx) ? &found->asked : NULL;
 }

@@ -116,6 +116,14 @@ WALK int cgroup_is_within(__u64 cgroup, __u64 id)
 	return false;
 }
 
+/* Whether a socket was made in the cgroup of that id, or below it. */
+static __always_inline bool socket_is_within(struct sock *sk, __u64 id)
+{
+	struct cgroup *owner = socket_cgroup(sk);
+
+	return owner && cgroup_is_within((__u64)owner, id);
+}
+
 /*
  * Whether a cgroup above has another home. A pod may make cgroups below its own,
  * and netns in which it holds what addresses it likes: they are no pods.

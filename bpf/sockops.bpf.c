@@ -43,17 +43,11 @@ static __always_inline __u64 netns_of(struct bpf_sock_ops *ctx, const union addr
 	return addr_is_loopback(proxy) ? socket_netns_id(ctx) : 0;
 }
 
-/* Whether the context's socket is in the netns that has sk_lookup. */
-static __always_inline bool netns_is_ztunnels(struct bpf_sock_ops *ctx, const struct settings *cfg)
-{
-	return BPF_CORE_READ(socket_net(ctx), ns.inum) == cfg->ztunnel_netns;
-}
-
 static __always_inline void hand_over(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
 {
 	const volatile struct bpf_sock_ops *fields = ctx;
-	struct handover_key key = {};
 	struct handover handover = {};
+	struct handover_key key = {};
 	struct dialled *dialled;
 
 	dialled = bpf_sk_storage_get(&dialled_sockets, sk, NULL, 0);
@@ -76,8 +70,8 @@ static __always_inline void hand_over(struct bpf_sock_ops *ctx, struct bpf_sock 
 }
 
 /* The handover of a connection that the proxy has, and its key. */
-static __always_inline struct handover *
-handover_of(struct bpf_sock_ops *ctx, const struct settings *cfg, struct handover_key *key)
+static __always_inline struct handover *handover_of(struct bpf_sock_ops *ctx,
+						    struct handover_key *key)
 {
 	const volatile struct bpf_sock_ops *fields = ctx;
 	union addr own = addr_of(fields->family, fields->local_ip4, fields->local_ip6);
@@ -107,17 +101,15 @@ static __always_inline void take_over(struct bpf_sock_ops *ctx, struct bpf_sock 
 
 	if (!cfg)
 		return;
-	if (ctx->local_port >= FIRST_PORT ?
-		    !cfg->ztunnel_netns || !netns_is_ztunnels(ctx, cfg) :
-		    ctx->local_port != cfg->outbound_port && ctx->local_port != cfg->inbound_port &&
-			    ctx->local_port != cfg->dns_port)
+	if (ctx->local_port >= FIRST_PORT ? !netns_is_ztunnels(ctx, cfg) :
+					    listener_role(cfg, ctx->local_port) < 0)
 		return;
 	own = addr_of(fields->family, fields->local_ip4, fields->local_ip6);
 	if (port_is_numbered(ctx->local_port) || addr_is_numbered(&own)) {
 		count(STAT_HANDED_OVER); /* by its number */
 		return;
 	}
-	handover = handover_of(ctx, cfg, &key);
+	handover = handover_of(ctx, &key);
 	if (!handover) {
 		count(STAT_NO_HANDOVER);
 		return;
@@ -190,7 +182,6 @@ static __always_inline void listener_shown(struct bpf_sock_ops *ctx, const struc
 static __always_inline void listener_opens(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
 {
 	const struct settings *cfg = current_settings();
-	struct sock *kernel_sk = kernel_socket(ctx);
 	struct listeners none = {};
 	struct listener listener = {};
 	long err;
@@ -198,7 +189,7 @@ static __always_inline void listener_opens(struct bpf_sock_ops *ctx, struct bpf_
 	if (cfg && cfg->ztunnel_netns)
 		listener_shown(ctx, cfg);
 	if (!cfg || !in_pod_mode(cfg) || ctx->local_port != cfg->outbound_port ||
-	    !cgroup_is_within((__u64)socket_cgroup(kernel_sk), cfg->ztunnel_cgroup))
+	    !socket_is_within(kernel_socket(ctx), cfg->ztunnel_cgroup))
 		return;
 	/* By our program on another cgroup, while `load` moves there. */
 	if (bpf_sk_storage_get(&listener_sockets, sk, NULL, 0))

@@ -90,7 +90,6 @@ WALK int ztunnel_listens(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1, __u32 
 {
 	union addr ip = { .half = { ip0, ip1 } };
 	struct bpf_sock_tuple to = {};
-	struct cgroup *owner;
 	struct tcp_sock *tcp;
 	struct bpf_sock *sk;
 	int listens = 0;
@@ -107,10 +106,8 @@ WALK int ztunnel_listens(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1, __u32 
 	if (!sk)
 		return 0;
 	tcp = sk->state == BPF_TCP_LISTEN ? bpf_skc_to_tcp_sock(sk) : NULL;
-	if (tcp) {
-		owner = socket_cgroup((struct sock *)tcp);
-		listens = owner && cgroup_is_within((__u64)owner, ztunnel);
-	}
+	if (tcp)
+		listens = socket_is_within((struct sock *)tcp, ztunnel);
 	bpf_sk_release(sk);
 	return listens;
 }

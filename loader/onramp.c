@@ -25,7 +25,7 @@ static struct change {
 	int fd, old_link, old_program; /* negative, or 0: none */
 } * changes, *wishes;
 static int wanted, done; /* how many wishes and changes */
-/* By option letter; g, s, l: where getsockopt, sock_ops, lookup go; i: in-pod mode */
+/* By option letter; and g, s, l: where getsockopt, sock_ops and lookup are attached */
 static const char *arg[128] = { ['p'] = "/sys/fs/bpf/onramp" };
 static struct onramp *skel;
 
@@ -154,7 +154,7 @@ static void load(bool loaded)
 		need(!new.ztunnel[v6].half[1], "%s: the second of its family", ip);
 		new.ztunnel[v6] = p.ip;
 		far = bind(socket(AF_INET6, SOCK_STREAM, 0), (void *)&name, sizeof(name));
-		arg[in_pod ? 'i' : far ? 0 : 'l'] = "/proc/self/ns/net"; /* this is ztunnel's */
+		arg[in_pod || far ? 0 : 'l'] = "/proc/self/ns/net"; /* this is ztunnel's */
 	}
 	arg['c'] = arg['c'] ?: access(HYBRID, F_OK) ? "/sys/fs/cgroup" : HYBRID;
 	new.root_cgroup = inode(arg['c'], CGROUP2_SUPER_MAGIC, "cgroup2 directory");
