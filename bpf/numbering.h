@@ -116,7 +116,7 @@ WALK __u32 destination_to_port(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1, 
 {
 	struct endpoint asked = { { .half = { ip0, ip1 } }, port_role };
 	__u64 netns = socket_netns_id(ctx);
-	struct destination *found;
+	struct destination *found, *other;
 	__u32 nth = 0;
 
 	found = client ? destination_of(ctx, &asked, client, netns, 0) : NULL;
@@ -125,10 +125,9 @@ WALK __u32 destination_to_port(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1, 
 	__sync_fetch_and_add(&found->dials, 1);
 	if (found->dials >= DIALS_PER_NUMBER)
 		nth = bpf_get_prandom_u32() % numbers_for(found->dials);
-	if (nth)
-		found = destination_of(ctx, &asked, client, netns, nth);
-	if (!found)
-		return 0;
+	other = nth ? destination_of(ctx, &asked, client, netns, nth) : NULL;
+	if (other)
+		found = other;
 	if (found->role != port_role >> 16)
 		found->role = port_role >> 16;
 	return FIRST_PORT + found->number;
