@@ -12,7 +12,7 @@
 /* Chains of the table: 524,288 at most, unless the kernel was told otherwise. */
 #define PARTS 512
 #define PART 1024
-#define CHAIN 256 /* sockets */
+#define CHAIN 64 /* sockets */
 
 #define NO_COUNT (~0ULL) /* of the node's netns */
 
@@ -47,20 +47,20 @@ WALK int chain_count(__u64 head, __u64 session)
 	return 0;
 }
 
-WALK int part_count(__u64 heads, __u32 left, __u64 session)
+WALK int part_count(__u64 heads, __u32 last, __u64 session)
 {
-	for (__u32 i = 0; i < PART && i < left; i++)
+	for (__u32 i = 0; i < PART && i <= last; i++)
 		chain_count(heads + i * sizeof(struct inet_ehash_bucket), session);
 	return 0;
 }
 
-WALK int table_count(__u64 heads, __u32 left, __u64 session)
+WALK int table_count(__u64 heads, __u32 last, __u64 session)
 {
-	for (int i = 0; i < PARTS && left; i++) {
-		part_count(heads, left, session);
-		heads += PART * sizeof(struct inet_ehash_bucket);
-		left -= left < PART ? left : PART;
-	}
+	__u32 last_part = last / PART;
+
+	for (__u32 i = 0; i < PARTS && i <= last_part; i++)
+		part_count(heads + i * PART * sizeof(struct inet_ehash_bucket), last - i * PART,
+			   session);
 	return 0;
 }
 
@@ -73,7 +73,7 @@ static __always_inline __u64 direct_count(struct net *net, __u64 session)
 	if (!noted(session, (__u64)table)) {
 		note(session, (__u64)table, 0);
 		table_count((__u64)BPF_CORE_READ(table, ehash),
-			    BPF_CORE_READ(table, ehash_mask) + 1, session);
+			    BPF_CORE_READ(table, ehash_mask), session);
 	}
 	count = noted(session, (__u64)net);
 	return count ? *count : 0;
