@@ -20,24 +20,29 @@ WALK int rule_at(__u64 ip0, __u64 ip1, bool bypass)
 	return rule ? *rule : 0;
 }
 
-static __always_inline enum rule mesh_rule(const union addr *ip)
-{
-	return addr_is_zero(ip) ? 0 : rule_at(ip->half[0], ip->half[1], false);
-}
-
 static __always_inline bool is_bypassed(const union addr *ip)
 {
 	return rule_at(ip->half[0], ip->half[1], true) == RULE_BYPASS;
 }
 
-/* For a pod's addresses: OUT if one of them is OUT, IN if one is IN, else 0. */
+/*
+ * Of a pod's addresses, IPv4 by the half that counts and IPv6 in two: OUT if one of
+ * them is OUT, IN if one is IN, else 0. Global, as netns.h's walks are.
+ */
+WALK int pod_rule_of(__u64 v4, __u64 v6_0, __u64 v6_1)
+{
+	int rule4 = v4 ? rule_at(0, v4, false) : 0, rule6 = 0;
+
+	if (rule4 != RULE_OUT && v6_0 | v6_1)
+		rule6 = rule_at(v6_0, v6_1, false);
+	if (rule4 == RULE_OUT || rule6 == RULE_OUT)
+		return RULE_OUT;
+	return rule4 == RULE_IN || rule6 == RULE_IN ? RULE_IN : 0;
+}
+
 static __always_inline enum rule pod_rule(const union addr ip[FAMILIES])
 {
-	enum rule v4 = mesh_rule(&ip[V4]), v6 = mesh_rule(&ip[V6]);
-
-	if (v4 == RULE_OUT || v6 == RULE_OUT)
-		return RULE_OUT;
-	return v4 == RULE_IN || v6 == RULE_IN ? RULE_IN : 0;
+	return pod_rule_of(ip[V4].half[1], ip[V6].half[0], ip[V6].half[1]);
 }
 
 static __always_inline bool is_enrolled(const union addr ip[FAMILIES])
@@ -51,22 +56,33 @@ static __always_inline bool in_pod_mode(const struct settings *cfg)
 	return addr_is_loopback(&cfg->ztunnel[V4]) || addr_is_loopback(&cfg->ztunnel[V6]);
 }
 
-/* Whether it is the pod with ztunnel's address. */
-static __always_inline bool is_ztunnels_pod(const struct settings *cfg,
-					    const struct netns_info *info)
+/*
+ * Whether the netns of that id, with these addresses as in pod_rule_of(), is that
+ * of the pod with ztunnel's address. Global, as netns.h's walks are.
+ */
+WALK int is_ztunnels_pod_of(__u64 netns, __u64 v4, __u64 v6_0, __u64 v6_1)
 {
-	for (int family = V4; family < FAMILIES; family++) {
-		const struct pod *pod;
+	const struct settings *cfg = current_settings();
+	const struct pod *pod;
 
-		if (addr_is_zero(&cfg->ztunnel[family]) ||
-		    !addr_equal(&cfg->ztunnel[family], &info->ip[family]))
-			continue;
-		/* A pod may put any address on its device: the first one wins. */
-		pod = bpf_map_lookup_elem(&pod_ips, &cfg->ztunnel[family]);
-		if (pod && pod->netns == info->netns)
+	if (!cfg)
+		return false;
+	/* A pod may put any address on its device: the first one wins. */
+	if (v4 && cfg->ztunnel[V4].half[1] == v4) {
+		pod = bpf_map_lookup_elem(&pod_ips, &cfg->ztunnel[V4]);
+		if (pod && pod->netns == netns)
 			return true;
 	}
-	return false;
+	if (!(v6_0 | v6_1) || cfg->ztunnel[V6].half[0] != v6_0 || cfg->ztunnel[V6].half[1] != v6_1)
+		return false;
+	pod = bpf_map_lookup_elem(&pod_ips, &cfg->ztunnel[V6]);
+	return pod && pod->netns == netns;
+}
+
+static __always_inline bool is_ztunnels_pod(const struct netns_info *info)
+{
+	return is_ztunnels_pod_of(info->netns, info->ip[V4].half[1], info->ip[V6].half[0],
+				  info->ip[V6].half[1]);
 }
 
 /* Reads the pod's netns; false: it is gone, or ip no longer its pod address. */

@@ -51,7 +51,7 @@ WALK int may_pass(__u64 net, __u64 ip0, __u64 ip1, __u32 port)
 		       netns_has((struct net *)net, &ip);
 	if (!is_enrolled(info.ip) || netns_has((struct net *)net, &ip))
 		return true;
-	return !cfg->ztunnel_cgroup && is_ztunnels_pod(cfg, &info);
+	return !cfg->ztunnel_cgroup && is_ztunnels_pod(&info);
 }
 
 /* Whether the table is for a socket, by its cgroup: below ours, and not ztunnel's. */

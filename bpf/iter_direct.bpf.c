@@ -43,7 +43,7 @@ static __always_inline bool is_enrolled_netns(struct net *net, __u64 session)
 	enum rule rule;
 
 	netns_read_ips(net, &info);
-	if (!cfg || is_ztunnels_pod(cfg, &info) || !is_known_pod(&info))
+	if (!cfg || is_ztunnels_pod(&info) || !is_known_pod(&info))
 		return false;
 	rule = pod_rule(info.ip);
 	if (in_pod_mode(cfg))

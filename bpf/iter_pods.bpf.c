@@ -72,8 +72,8 @@ static __always_inline __u64 direct_count(struct net *net, __u64 session)
 
 	if (!noted(session, (__u64)table)) {
 		note(session, (__u64)table, 0);
-		table_count((__u64)BPF_CORE_READ(table, ehash),
-			    BPF_CORE_READ(table, ehash_mask), session);
+		table_count((__u64)BPF_CORE_READ(table, ehash), BPF_CORE_READ(table, ehash_mask),
+			    session);
 	}
 	count = noted(session, (__u64)net);
 	return count ? *count : 0;
@@ -99,7 +99,7 @@ int pods(struct bpf_iter__bpf_map_elem *ctx)
 	if (!pod_read(pod, &ip, &info))
 		return 0; /* on its way out */
 	cfg = current_settings();
-	direct = cfg && is_ztunnels_pod(cfg, &info) ?
+	direct = cfg && is_ztunnels_pod(&info) ?
 			 0 :
 			 direct_count((struct net *)pod->net, ctx->meta->session_id);
 	rule = pod_rule(info.ip);

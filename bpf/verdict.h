@@ -250,15 +250,20 @@ static __always_inline bool is_ztunnel(const struct settings *cfg, const struct 
 {
 	if (cfg->ztunnel_cgroup)
 		return cfg->ztunnel_cgroup != outside && task_is_within(cfg->ztunnel_cgroup);
-	return is_ztunnels_pod(cfg, info);
+	return is_ztunnels_pod(info);
 }
 
-/* Whether ip is a pod of this node that is enrolled. Reads it into info. */
-static __always_inline bool is_local_enrolled_pod(const union addr *ip, struct netns_info *info)
+/*
+ * Whether an address, in two halves, is that of a pod of this node which is
+ * enrolled. Global, as netns.h's walks are.
+ */
+WALK int is_local_enrolled_pod(__u64 ip0, __u64 ip1)
 {
-	struct pod *pod = bpf_map_lookup_elem(&pod_ips, ip);
+	union addr ip = { .half = { ip0, ip1 } };
+	const struct pod *pod = bpf_map_lookup_elem(&pod_ips, &ip);
+	struct netns_info info = {};
 
-	return pod && pod_read(pod, ip, info) && is_enrolled(info->ip);
+	return pod && pod_read(pod, &ip, &info) && is_enrolled(info.ip);
 }
 
 /*
@@ -290,7 +295,8 @@ static __always_inline enum counter verdict_of(struct bpf_sock_addr *ctx,
 	in_pod = in_pod_mode(cfg);
 	if (netns_is_node(cfg, now)) {
 		if (!tcp || in_pod || cfg->flags & NO_HOST_CAPTURE ||
-		    addr_is_zero(&cfg->ztunnel[family]) || !is_local_enrolled_pod(&to->ip, now))
+		    addr_is_zero(&cfg->ztunnel[family]) ||
+		    !is_local_enrolled_pod(to->ip.half[0], to->ip.half[1]))
 			return STAT_NODE; /* 8, or 3: a node has many devices to ask */
 		if (netns_has(socket_net(ctx), &to->ip))
 			return STAT_LOCAL; /* 3 */
@@ -300,7 +306,7 @@ static __always_inline enum counter verdict_of(struct bpf_sock_addr *ctx,
 	}
 	if (is_own(ctx, &to->ip, now))
 		return STAT_LOCAL; /* 3 */
-	dns = to->port == DNS_PORT && cfg->flags & DNS_CAPTURE;
+	dns = hook == SENDMSG || (to->port == DNS_PORT && cfg->flags & DNS_CAPTURE);
 	if (in_pod ? pod_rule(now->ip) == RULE_OUT ||
 			     !ztunnel_is_in_pod(ctx, cfg, now->netns, to, &via->ip, dns) :
 		     !is_enrolled(now->ip))
@@ -416,7 +422,7 @@ static __always_inline int redirect(struct bpf_sock_addr *ctx, const struct endp
 		count(counter == STAT_REFUSED ? STAT_QUERY_REFUSED : STAT_QUERY);
 	if (counter == STAT_REFUSED)
 		return REFUSE;
-	if (!lend_if_need_be(ctx, asked, given, client, counter))
+	if (hook == CONNECT && !lend_if_need_be(ctx, asked, given, client, counter))
 		return REFUSE; /* the proxy could not know the way */
 	if (tcp)
 		note_verdict(ctx, given);
