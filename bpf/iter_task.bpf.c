@@ -9,9 +9,10 @@
  */
 #include "pods.h"
 
-/* Two loops in one another, for the verifier follows each turn of a loop. */
-#define CHUNKS 256
-#define CHUNK 256 /* processes */
+/* Three loops in one another, for the verifier follows each turn of a loop. */
+#define ROWS 64
+#define CHUNKS 32 /* in a row */
+#define CHUNK 32  /* processes */
 
 WALK int process_remember(__u64 pos)
 {
@@ -31,6 +32,12 @@ WALK __u64 chunk_remember(__u64 pos, __u64 head)
 	return pos;
 }
 
+WALK __u64 row_remember(__u64 pos, __u64 head)
+{
+	for (int i = 0; i < CHUNKS && pos; i++) pos = chunk_remember(pos, head);
+	return pos;
+}
+
 SEC("iter/task")
 int iter_task(struct bpf_iter__task *ctx)
 {
@@ -45,6 +52,6 @@ int iter_task(struct bpf_iter__task *ctx)
 		return 0;
 	head = first + offsetof(struct task_struct, tasks);
 	pos = list_next(head, head);
-	for (int i = 0; i < CHUNKS && pos; i++) pos = chunk_remember(pos, head);
+	for (int i = 0; i < ROWS && pos; i++) pos = row_remember(pos, head);
 	return 0;
 }
