@@ -111,8 +111,10 @@ struct {
  * struct handover_key -> struct handover: from the client's socket to the
  * proxy's, for as long as the handshake takes. Written by sockops as the SYN
  * leaves, or by connect where it lends a number; removed when the proxy's socket
- * has it, or the client's has closed. Never an LRU: full, the newcomer is
- * refused, by the proxy or by connect, and stat handovers_full counts.
+ * has it, or the client's has closed; a number that was lent and not asked for,
+ * when it is lent again. How many of these a pod may have is bounded, see
+ * numbers.h. Never an LRU: full, the newcomer is refused, by the proxy or by
+ * connect, and stat handovers_full counts.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

@@ -7,6 +7,9 @@
 
 #define NUMBER_TRIES 8 /* places where a destination may be, by its hash */
 
+#define NEW_NUMBER (1 << 31) /* beside a port and role: one that it has, or a new one */
+#define OLD_NUMBER (1 << 31) /* beside an nth: one that it has, or none */
+
 /*
  * For each 128 dials a destination gets another number, up to so many: the ports
  * of a client that dials without a pause, and keeps them in TIME_WAIT for a
@@ -48,22 +51,25 @@ static __always_inline __u32 mixed(__u64 x)
  * The entry of a destination dialled in the netns of the context's socket, which
  * is netns; a new one if need be. NULL: its places are taken, or the map is full.
  * client and number are those of struct number_key, nth is 0 for the first number
- * of a destination.
+ * of a destination, and OLD_NUMBER may be with it.
  */
 static __noinline struct destination *destination_of(const void *ctx, const struct endpoint *asked,
 						     __u64 client, __u64 netns, __u32 nth)
 {
 	struct number_key key = { .client = client };
 	__u32 hash = mixed(asked->ip.half[0] ^ asked->ip.half[1] ^ (__u64)asked->port << 16 ^
-			   netns << 32 ^ nth);
+			   netns << 32 ^ (nth & ~OLD_NUMBER));
 
 	for (int i = 0; i < NUMBER_TRIES; i++) {
 		struct destination *found;
 
 		key.number = (hash + i) % (client ? NODE_NUMBERS : IN_POD_NUMBERS);
 		found = bpf_map_lookup_elem(&destinations, &key);
-		if (!found || (found->netns != netns &&
-			       !netns_is_alive((struct net *)found->net, found->netns))) {
+		if (nth & OLD_NUMBER) {
+			if (!found) /* it would be here */
+				return NULL;
+		} else if (!found || (found->netns != netns &&
+				      !netns_is_alive((struct net *)found->net, found->netns))) {
 			struct destination fresh = { *asked, netns, (__u64)socket_net(ctx) };
 
 			fresh.number = key.number;
@@ -109,27 +115,30 @@ static __always_inline __u32 numbers_for(__u32 dials)
 /*
  * Node mode, where many ports lead to ztunnel: the port for a connection of a
  * client's to a destination (its address in two halves, and port, with an enum
- * listener_role 16 bits above); 0: none, lend one. Global, as netns.h's walks are.
+ * listener_role 16 bits above, and NEW_NUMBER); 0: none. Global, as netns.h's walks
+ * are.
  */
 WALK __u32 destination_to_port(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1, __u32 port_role,
 			       __u64 client)
 {
 	struct endpoint asked = { { .half = { ip0, ip1 } }, port_role };
+	__u32 nth = port_role & NEW_NUMBER ? 0 : OLD_NUMBER;
 	__u64 netns = socket_netns_id(ctx);
 	struct destination *found, *other;
-	__u32 nth = 0;
+	__u16 role = (port_role & ~NEW_NUMBER) >> 16;
 
-	found = client ? destination_of(ctx, &asked, client, netns, 0) : NULL;
+	found = client ? destination_of(ctx, &asked, client, netns, nth) : NULL;
 	if (!found)
 		return 0;
 	__sync_fetch_and_add(&found->dials, 1);
+	nth = 0;
 	if (found->dials >= DIALS_PER_NUMBER)
 		nth = bpf_get_prandom_u32() % numbers_for(found->dials);
 	other = nth ? destination_of(ctx, &asked, client, netns, nth) : NULL;
 	if (other)
 		found = other;
-	if (found->role != port_role >> 16)
-		found->role = port_role >> 16;
+	if (found->role != role)
+		found->role = role;
 	return FIRST_PORT + found->number;
 }
 
@@ -165,8 +174,9 @@ static __always_inline __u16 role_port(const struct settings *cfg, __u32 role)
 /*
  * Lends a number to the one connection that the context's socket is to make, to a
  * destination as in destination_to_port(), and keeps it with the socket. In node
- * mode client is as there, 0 for a node program. Returns the address, in host byte
- * order, or the port; 0: none is free. Global, as netns.h's walks are.
+ * mode client is as there, 0 for a node program and for strangers. Returns the
+ * address, in host byte order, or the port; 0: none is free. Global, as netns.h's
+ * walks are.
  */
 WALK __u32 lend(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1, __u32 port_role, __u64 client)
 {
@@ -189,13 +199,18 @@ WALK __u32 lend(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1, __u32 port_role
 		__u32 lot = bpf_get_prandom_u32(), number;
 
 		if (in_pod_mode(cfg)) {
-			number = LENT_NET | lot >> (32 - LENT_NET_BITS);
+			number = LENT_NET | lot % LENT_AT_ONCE;
 			dialled->given.ip = addr_from_v4(bpf_htonl(number));
 			dialled->given.port = role_port(cfg, handover.role);
 			key = lent_key(dialled->given.ip.half[1], socket_netns_id(ctx),
 				       dialled->given.port);
 		} else {
-			number = FIRST_LENT_PORT + lot % (65536 - FIRST_LENT_PORT);
+			if (client || handover.role == INBOUND)
+				number = FIRST_LENT_PORT +
+					 lot % (FIRST_STRANGERS_PORT - FIRST_LENT_PORT);
+			else
+				number =
+					FIRST_STRANGERS_PORT + lot % (65536 - FIRST_STRANGERS_PORT);
 			dialled->given.ip = cfg->ztunnel[addr_family(&handover.asked.ip)];
 			dialled->given.port = number;
 			key = lent_key(client, 0, number);

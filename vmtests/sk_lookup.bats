@@ -140,6 +140,39 @@ seen() { # number|lent PORT ORIGINAL
 	is "$output" ECONNREFUSED
 }
 
+# Connections that begin and come to nothing, without a number left.
+hoard() { # N SOURCES
+	"$ROOT/build/bpfcall" fill "$PIN/maps/destinations" 0
+	SERVER=10.77.2.9 pod client "$ROOT/build/hostile" hoard "$@" >"$WORK/hoard"
+}
+
+# A pod of the enrolled and a node program get what they are lent.
+others_are_lent() {
+	run -0 pod neighbour "$TCP" dial 10.77.2.9 99 20
+	is "$(grep -c 'dialled=10.77.2.9:99 .* on=15001' <<<"$output")" 20
+	run -0 node "$TCP" dial 10.77.1.4 80 20
+	is "$(grep -c 'dialled=10.77.1.4:80 .* on=15006' <<<"$output")" 20
+	"$ROOT/build/bpfcall" drain "$PIN/maps/destinations" >/dev/null
+}
+
+@test "a pod that dials from what addresses it likes keeps no number from others" {
+	pod_up neighbour 10.77.1.4
+	n=${ONRAMP_TEST_VM:+4000}
+	hoard "${n:=40000}" 40
+	never_began "$n"
+	[ "$(entries handovers)" -le 2048 ]
+	others_are_lent
+}
+
+@test "nor one that dials from a port that it chose, and may have several addresses" {
+	ip -n "$RUN-client" addr add 10.77.1.200/16 dev eth0
+	hoard 30000 0
+	never_began "$(cat "$WORK/hoard")"
+	ip -n "$RUN-client" addr del 10.77.1.200/16 dev eth0
+	others_are_lent
+	pod_down neighbour
+}
+
 @test "$WALL connections, each in TIME_WAIT after, to one destination; without numbers there is a wall" {
 	ports=$((WALL * 28232 / 200000))
 	cgroup_end "$CG/ztunnel"
