@@ -95,9 +95,10 @@ struct {
 
 /*
  * struct number_key -> struct destination, see numbers.h. Written by connect, read
- * by sk_lookup, getsockopt and getpeername; nothing is ever taken out, for a
- * connection may carry the number, but what a netns had that is gone is
- * overwritten. Full: a number is lent instead, and stat destinations_full counts.
+ * by sk_lookup, getsockopt and getpeername; nothing is taken out while its pod
+ * lives, for a connection may carry the number. In node mode it goes with the pod's
+ * last cgroup; besides, what a netns had that is gone is overwritten. Full: a
+ * number is lent instead, and stat destinations_full counts.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

@@ -7,9 +7,6 @@
 
 #define NUMBER_TRIES 8 /* places where a destination may be, by its hash */
 
-#define NEW_NUMBER (1 << 31) /* beside a port and role: one that it has, or a new one */
-#define OLD_NUMBER (1 << 31) /* beside an nth: one that it has, or none */
-
 /*
  * For each 128 dials a destination gets another number, up to so many: the ports
  * of a client that dials without a pause, and keeps them in TIME_WAIT for a
@@ -47,29 +44,55 @@ static __always_inline __u32 mixed(__u64 x)
 	return x >> 32;
 }
 
+static __always_inline __u32 destination_hash(const struct endpoint *asked, __u64 netns, __u32 nth)
+{
+	return mixed(asked->ip.half[0] ^ asked->ip.half[1] ^ (__u64)asked->port << 16 ^
+		     netns << 32 ^ nth);
+}
+
+static __always_inline bool is_for(const struct destination *found, const struct endpoint *asked,
+				   __u64 netns)
+{
+	return found->netns == netns && found->asked.port == asked->port &&
+	       addr_equal(&found->asked.ip, &asked->ip);
+}
+
+/* Node mode: the same as below, but NULL where it has no first number yet. */
+static __always_inline struct destination *old_destination_of(const struct endpoint *asked,
+							      __u64 client, __u64 netns)
+{
+	struct number_key key = { .client = client };
+	__u32 hash = destination_hash(asked, netns, 0);
+	struct destination *found;
+
+	for (int i = 0; i < NUMBER_TRIES; i++) {
+		key.number = (hash + i) % NODE_NUMBERS;
+		found = bpf_map_lookup_elem(&destinations, &key);
+		if (!found || is_for(found, asked, netns))
+			return found;
+	}
+	return NULL;
+}
+
 /*
  * The entry of a destination dialled in the netns of the context's socket, which
  * is netns; a new one if need be. NULL: its places are taken, or the map is full.
  * client and number are those of struct number_key, nth is 0 for the first number
- * of a destination, and OLD_NUMBER may be with it.
+ * of a destination.
  */
 static __noinline struct destination *destination_of(const void *ctx, const struct endpoint *asked,
 						     __u64 client, __u64 netns, __u32 nth)
 {
 	struct number_key key = { .client = client };
-	__u32 hash = mixed(asked->ip.half[0] ^ asked->ip.half[1] ^ (__u64)asked->port << 16 ^
-			   netns << 32 ^ (nth & ~OLD_NUMBER));
+	__u32 hash = destination_hash(asked, netns, nth);
 
 	for (int i = 0; i < NUMBER_TRIES; i++) {
 		struct destination *found;
 
 		key.number = (hash + i) % (client ? NODE_NUMBERS : IN_POD_NUMBERS);
 		found = bpf_map_lookup_elem(&destinations, &key);
-		if (nth & OLD_NUMBER) {
-			if (!found) /* it would be here */
-				return NULL;
-		} else if (!found || (found->netns != netns &&
-				      !netns_is_alive((struct net *)found->net, found->netns))) {
+		if (!found || (found->netns != netns &&
+			       !netns_is_alive((struct net *)found->net, found->netns))) {
 			struct destination fresh = { *asked, netns, (__u64)socket_net(ctx) };
 
 			fresh.number = key.number;
@@ -79,8 +102,7 @@ static __noinline struct destination *destination_of(const void *ctx, const stru
 				bpf_map_update_elem(&destinations, &key, &fresh, BPF_NOEXIST);
 			found = bpf_map_lookup_elem(&destinations, &key);
 		}
-		if (found && found->netns == netns && found->asked.port == asked->port &&
-		    addr_equal(&found->asked.ip, &asked->ip))
+		if (found && is_for(found, asked, netns))
 			return found;
 	}
 	count(STAT_DESTINATIONS_FULL);
@@ -115,30 +137,41 @@ static __always_inline __u32 numbers_for(__u32 dials)
 /*
  * Node mode, where many ports lead to ztunnel: the port for a connection of a
  * client's to a destination (its address in two halves, and port, with an enum
- * listener_role 16 bits above, and NEW_NUMBER); 0: none. Global, as netns.h's walks
- * are.
+ * listener_role 16 bits above) that it has dialled before; 0: it has not. Global, as
+ * netns.h's walks are.
  */
 WALK __u32 destination_to_port(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1, __u32 port_role,
 			       __u64 client)
 {
 	struct endpoint asked = { { .half = { ip0, ip1 } }, port_role };
-	__u32 nth = port_role & NEW_NUMBER ? 0 : OLD_NUMBER;
 	__u64 netns = socket_netns_id(ctx);
 	struct destination *found, *other;
-	__u16 role = (port_role & ~NEW_NUMBER) >> 16;
+	__u32 nth = 0;
 
-	found = client ? destination_of(ctx, &asked, client, netns, nth) : NULL;
+	found = client ? old_destination_of(&asked, client, netns) : NULL;
 	if (!found)
 		return 0;
 	__sync_fetch_and_add(&found->dials, 1);
-	nth = 0;
 	if (found->dials >= DIALS_PER_NUMBER)
 		nth = bpf_get_prandom_u32() % numbers_for(found->dials);
 	other = nth ? destination_of(ctx, &asked, client, netns, nth) : NULL;
 	if (other)
 		found = other;
-	if (found->role != role)
-		found->role = role;
+	if (found->role != port_role >> 16)
+		found->role = port_role >> 16;
+	return FIRST_PORT + found->number;
+}
+
+/* The same for a destination that is new to the client; 0: lend a number. */
+WALK __u32 new_destination_to_port(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1, __u32 port_role,
+				   __u64 client)
+{
+	struct endpoint asked = { { .half = { ip0, ip1 } }, port_role };
+	struct destination *found = destination_of(ctx, &asked, client, socket_netns_id(ctx), 0);
+
+	if (!found)
+		return 0;
+	found->role = port_role >> 16;
 	return FIRST_PORT + found->number;
 }
 
@@ -186,6 +219,7 @@ WALK __u32 lend(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1, __u32 port_role
 		.lent = bpf_ktime_get_ns() / 1000000000,
 	};
 	const struct settings *cfg = current_settings();
+	__u32 first = FIRST_STRANGERS_PORT, several = 65536 - FIRST_STRANGERS_PORT;
 	struct handover_key key;
 	struct dialled *dialled;
 
@@ -195,22 +229,19 @@ WALK __u32 lend(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1, __u32 port_role
 	if (!dialled)
 		return 0;
 	dialled->asked = handover.asked;
+	if (in_pod_mode(cfg))
+		first = LENT_NET, several = LENT_AT_ONCE;
+	else if (client || handover.role == INBOUND)
+		first = FIRST_LENT_PORT, several = FIRST_STRANGERS_PORT - FIRST_LENT_PORT;
 	for (int i = 0; i < NUMBER_TRIES; i++) {
-		__u32 lot = bpf_get_prandom_u32(), number;
+		__u32 number = first + bpf_get_prandom_u32() % several;
 
-		if (in_pod_mode(cfg)) {
-			number = LENT_NET | lot % LENT_AT_ONCE;
+		if (first == LENT_NET) {
 			dialled->given.ip = addr_from_v4(bpf_htonl(number));
 			dialled->given.port = role_port(cfg, handover.role);
 			key = lent_key(dialled->given.ip.half[1], socket_netns_id(ctx),
 				       dialled->given.port);
 		} else {
-			if (client || handover.role == INBOUND)
-				number = FIRST_LENT_PORT +
-					 lot % (FIRST_STRANGERS_PORT - FIRST_LENT_PORT);
-			else
-				number =
-					FIRST_STRANGERS_PORT + lot % (65536 - FIRST_STRANGERS_PORT);
 			dialled->given.ip = cfg->ztunnel[addr_family(&handover.asked.ip)];
 			dialled->given.port = number;
 			key = lent_key(client, 0, number);

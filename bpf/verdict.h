@@ -239,12 +239,15 @@ WALK __u64 socket_client(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1, bool o
 WALK __u64 known_client(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1)
 {
 	union addr ip = { .half = { ip0, ip1 } }, bound = bound_address(ctx);
-	const struct pod *pod;
+	struct pod *pod;
 
 	if (!addr_is_zero(&bound) && addr_is_v4(&bound) == addr_is_v4(&ip))
 		ip = bound;
 	pod = bpf_map_lookup_elem(&pod_ips, &ip);
-	return pod && pod->netns == socket_netns_id(ctx) ? client_of(&ip) : 0;
+	if (!pod || pod->netns != socket_netns_id(ctx)) /* a hybrid node's are not known */
+		return bpf_get_current_ancestor_cgroup_id(1) ? 0 : client_of(&ip);
+	pod->numbers = 1;
+	return client_of(&ip);
 }
 
 /* Whether the current task's cgroup is the one of that id, or below it. */
@@ -292,8 +295,8 @@ static __always_inline __u32 numbered_port(struct bpf_sock_addr *ctx, const stru
 		return port;
 	known = known_client(ctx, ip->half[0], ip->half[1]);
 	if (*client && known)
-		port = destination_to_port(ctx, to->ip.half[0], to->ip.half[1],
-					   port_role | NEW_NUMBER, known);
+		port = new_destination_to_port(ctx, to->ip.half[0], to->ip.half[1], port_role,
+					       known);
 	*client = known;
 	return port ?: FIRST_LENT_PORT;
 }

@@ -173,6 +173,43 @@ others_are_lent() {
 	pod_down neighbour
 }
 
+@test "what a pod has of numbers, also of those lent to it, goes with the pod" {
+	before="$(entries destinations) $(entries handovers)"
+	for i in 5 6; do
+		pod_up "gone$i" "10.77.1.$i"
+		ip -n "$RUN-gone$i" addr add "fd00:77::$i/64" dev eth0 nodad
+		for port in 80 81 82; do pod "gone$i" "$TCP" dial 10.77.2.2 $port; done
+	done
+	pod gone5 "$TCP" dial fd00:77::2 80
+	is "$(entries destinations)" $((${before% *} + 7))
+	"$ROOT/build/bpfcall" fill "$PIN/maps/destinations" 0
+	ip -n "$RUN-gone5" route add blackhole "$ZTUNNEL_POD_IP"
+	SERVER=10.77.2.9 pod gone5 "$ROOT/build/hostile" hoard 50 0
+	never_began 50
+	"$ROOT/build/bpfcall" drain "$PIN/maps/destinations" >/dev/null
+	is "$(entries handovers)" $((${before#* } + 50))
+	pod_down gone5
+	pod_down gone6
+	is "$(entries destinations) $(entries handovers)" "$before"
+}
+
+@test "what it has of numbers goes with an address that it has no more" {
+	before=$(entries destinations)
+	pod_up moves 10.77.1.7
+	ip -n "$RUN-moves" addr add fd00:77::7/64 dev eth0 nodad
+	pod moves "$TCP" dial 10.77.2.2 80
+	pod moves "$TCP" dial fd00:77::2 80
+	ip -n "$RUN-moves" addr add 10.77.1.8/16 dev eth0
+	ip -n "$RUN-moves" addr del 10.77.1.7/16 dev eth0
+	ip -n "$RUN-moves" addr add 10.77.1.8/16 dev eth0 2>/dev/null || : # went with it
+	is "$(entries destinations)" $((before + 2))
+	run -0 pod moves "$TCP" dial 10.77.2.2 80
+	seen number 15001 orig4=10.77.2.2:80
+	is "$(entries destinations)" $((before + 2))
+	pod_down moves
+	is "$(entries destinations)" "$before"
+}
+
 @test "$WALL connections, each in TIME_WAIT after, to one destination; without numbers there is a wall" {
 	ports=$((WALL * 28232 / 200000))
 	cgroup_end "$CG/ztunnel"
