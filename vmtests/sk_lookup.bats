@@ -226,3 +226,18 @@ others_are_lent() {
 	has "Cannot assign requested address"
 	never_began 1
 }
+
+@test "ztunnel's netns is the one that has all of its addresses, not one that binds any" {
+	reload_there -z "$ZTUNNEL_POD_IP6"
+	[ -e "$PIN/links/lookup" ]
+	reload_there -z fd00:77::99
+	[ ! -e "$PIN/links/lookup" ]
+	ip netns exec "$RUN-stranger" sysctl -qw net.ipv4.ip_nonlocal_bind=1 \
+		net.ipv6.ip_nonlocal_bind=1
+	ONRAMP_NETNS=stranger reload -z "$ZTUNNEL_POD_IP6"
+	[ ! -e "$PIN/links/lookup" ]
+	reload_there
+	[ -e "$PIN/links/lookup" ]
+	ONRAMP_NETNS=stranger reload
+	[ ! -e "$PIN/links/lookup" ]
+}
