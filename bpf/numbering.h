@@ -58,8 +58,8 @@ static __always_inline bool is_for(const struct destination *found, const struct
 }
 
 /* Node mode: the same as below, but NULL where it has no first number yet. */
-static __always_inline struct destination *old_destination_of(const struct endpoint *asked,
-							      __u64 client, __u64 netns)
+static __noinline struct destination *old_destination_of(const struct endpoint *asked, __u64 client,
+							 __u64 netns)
 {
 	struct number_key key = { .client = client };
 	__u32 hash = destination_hash(asked, netns, 0);

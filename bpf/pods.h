@@ -14,7 +14,6 @@
 
 #include "maps.h"
 #include "netns.h"
-#include "numbers.h"
 
 #define MAX_CGROUP_LEVELS 16
 
@@ -64,54 +63,6 @@ WALK int pod_release(__u64 ip0, __u64 ip1, __u64 netns, bool keep)
 	return 0;
 }
 
-/* Loops in one another, for the verifier follows each turn of a loop. */
-#define FEW 16
-#define SOME (FEW * 64)
-
-/* What a client has of numbers from there on: those dialled in the netns, and those lent. */
-WALK int few_numbers_forget(__u64 client, __u64 netns, __u32 first)
-{
-	struct handover_key lent = lent_key(client, 0, 0);
-	struct number_key key = { .client = client };
-	struct destination *found;
-
-	for (int i = 0; i < FEW && first >= NODE_NUMBERS; i++) {
-		lent.proxy_port = FIRST_PORT + first + i;
-		bpf_map_delete_elem(&handovers, &lent);
-	}
-	for (int i = 0; i < FEW && first < NODE_NUMBERS; i++) {
-		key.number = first + i;
-		found = bpf_map_lookup_elem(&destinations, &key);
-		if (found && found->netns == netns)
-			bpf_map_delete_elem(&destinations, &key);
-	}
-	return 0;
-}
-
-WALK int some_numbers_forget(__u64 client, __u64 netns, __u32 first)
-{
-	for (int i = 0; i < SOME / FEW; i++) few_numbers_forget(client, netns, first + i * FEW);
-	return 0;
-}
-
-/*
- * Node mode: forgets the numbers of a pod address (two halves) by which the netns is
- * not known any more. Global, as netns.h's walks are.
- */
-WALK int numbers_forget(__u64 ip0, __u64 ip1, __u64 netns)
-{
-	union addr ip = { .half = { ip0, ip1 } };
-	struct pod *pod;
-
-	for (int i = 0; i < (FIRST_STRANGERS_PORT - FIRST_PORT) / SOME; i++) {
-		pod = bpf_map_lookup_elem(&pod_ips, &ip);
-		if (pod && pod->netns == netns) /* again */
-			break;
-		some_numbers_forget(client_of(&ip), netns, i * SOME);
-	}
-	return 0;
-}
-
 /* For both addresses of a home; those not held are zero. */
 static __always_inline void home_release(__u64 home, const union addr ip[FAMILIES], bool keep)
 {
@@ -139,18 +90,8 @@ static __always_inline void home_take(struct cgroup_info *entry, struct net *net
 		entry->home = now->netns;
 }
 
-static __always_inline bool has_numbers(const union addr *ip, __u64 netns)
-{
-	struct pod *pod = bpf_map_lookup_elem(&pod_ips, ip);
-
-	return pod && pod->netns == netns && pod->numbers;
-}
-
-/*
- * v4, v6: if its pod goes with it, so do the numbers of that address. Global, as
- * netns.h's walks are: remember() has no stack to spare.
- */
-WALK int cgroup_forget(__u64 id, bool v4, bool v6)
+/* Global, as netns.h's walks are: remember() has no stack to spare. */
+WALK int cgroup_forget(__u64 id)
 {
 	struct cgroup_info *entry = bpf_map_lookup_elem(&cgroup_info_map, &id);
 	union addr home_ip[FAMILIES];
@@ -161,15 +102,8 @@ WALK int cgroup_forget(__u64 id, bool v4, bool v6)
 	home = entry->home;
 	home_ip[V4] = entry->home_ip[V4];
 	home_ip[V6] = entry->home_ip[V6];
-	v4 = v4 && has_numbers(&home_ip[V4], home);
-	v6 = v6 && has_numbers(&home_ip[V6], home);
-	if (bpf_map_delete_elem(&cgroup_info_map, &id) || !home)
-		return 0;
-	home_release(home, home_ip, false);
-	if (v4)
-		numbers_forget(home_ip[V4].half[0], home_ip[V4].half[1], home);
-	if (v6)
-		numbers_forget(home_ip[V6].half[0], home_ip[V6].half[1], home);
+	if (!bpf_map_delete_elem(&cgroup_info_map, &id) && home)
+		home_release(home, home_ip, false);
 	return 0;
 }
 
@@ -256,10 +190,8 @@ WALK int remember(__u64 cgroup_number, __u64 net_number, __u64 task_number)
 			bpf_map_update_elem(&cgroup_info_map, &id, &entry, BPF_EXIST);
 			return 0;
 		}
-		/* If it has other addresses, those that it still has keep their numbers. */
-		again = !node && entry.home;
-		cgroup_forget(id, again && !addr_equal(&entry.home_ip[V4], &entry.now.ip[V4]),
-			      again && !addr_equal(&entry.home_ip[V6], &entry.now.ip[V6]));
+		again = !node && entry.home; /* the same, with other addresses */
+		cgroup_forget(id);
 		entry.home = 0;
 		entry.home_ip[V4] = (union addr){};
 		entry.home_ip[V6] = (union addr){};

@@ -193,23 +193,6 @@ others_are_lent() {
 	is "$(entries destinations) $(entries handovers)" "$before"
 }
 
-@test "what it has of numbers goes with an address that it has no more" {
-	before=$(entries destinations)
-	pod_up moves 10.77.1.7
-	ip -n "$RUN-moves" addr add fd00:77::7/64 dev eth0 nodad
-	pod moves "$TCP" dial 10.77.2.2 80
-	pod moves "$TCP" dial fd00:77::2 80
-	ip -n "$RUN-moves" addr add 10.77.1.8/16 dev eth0
-	ip -n "$RUN-moves" addr del 10.77.1.7/16 dev eth0
-	ip -n "$RUN-moves" addr add 10.77.1.8/16 dev eth0 2>/dev/null || : # went with it
-	is "$(entries destinations)" $((before + 2))
-	run -0 pod moves "$TCP" dial 10.77.2.2 80
-	seen number 15001 orig4=10.77.2.2:80
-	is "$(entries destinations)" $((before + 2))
-	pod_down moves
-	is "$(entries destinations)" "$before"
-}
-
 @test "$WALL connections, each in TIME_WAIT after, to one destination; without numbers there is a wall" {
 	ports=$((WALL * 28232 / 200000))
 	cgroup_end "$CG/ztunnel"
