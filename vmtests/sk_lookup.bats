@@ -210,6 +210,22 @@ others_are_lent() {
 	never_began 1
 }
 
+@test "a connection that has a number keeps its peer's name when a load does away with numbers" {
+	mkfifo "$WORK/loaded"
+	reload_there
+	pod client python3 -c 'if True:
+		import socket
+		s = socket.create_connection(("10.77.2.2", 80))
+		print("ready", flush=True)
+		open("'"$WORK"'/loaded").read()
+		print(*s.getpeername())' >"$WORK/named" 3>&- &
+	retry 100 grep -q ready "$WORK/named"
+	reload # from elsewhere
+	echo >"$WORK/loaded"
+	retry 100 grep -q 10. "$WORK/named"
+	is "$(tail -n 1 "$WORK/named")" "10.77.2.2 80"
+}
+
 @test "ztunnel's netns is the one that has all of its addresses, not one that binds any" {
 	reload_there -z "$ZTUNNEL_POD_IP6"
 	[ -e "$PIN/links/lookup" ]
