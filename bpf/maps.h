@@ -95,9 +95,10 @@ struct {
 
 /*
  * struct number_key -> struct destination, see numbers.h. Written by connect, read
- * by sk_lookup, getsockopt and getpeername; nothing is ever taken out, for a
- * connection may carry the number, but what a netns had that is gone is
- * overwritten. Full: a number is lent instead, and stat destinations_full counts.
+ * by sk_lookup, getsockopt and getpeername; nothing is taken out while its pod
+ * lives, for a connection may carry the number. In node mode it goes with the pod's
+ * last cgroup; besides, what a netns had that is gone is overwritten. Full: a
+ * number is lent instead, and stat destinations_full counts.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -111,8 +112,10 @@ struct {
  * struct handover_key -> struct handover: from the client's socket to the
  * proxy's, for as long as the handshake takes. Written by sockops as the SYN
  * leaves, or by connect where it lends a number; removed when the proxy's socket
- * has it, or the client's has closed. Never an LRU: full, the newcomer is
- * refused, by the proxy or by connect, and stat handovers_full counts.
+ * has it, or the client's has closed; a number that was lent and not asked for,
+ * when it is lent again. How many of these a pod may have is bounded, see
+ * numbers.h. Never an LRU: full, the newcomer is refused, by the proxy or by
+ * connect, and stat handovers_full counts.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

@@ -44,6 +44,36 @@ static __always_inline __u32 mixed(__u64 x)
 	return x >> 32;
 }
 
+static __always_inline __u32 destination_hash(const struct endpoint *asked, __u64 netns, __u32 nth)
+{
+	return mixed(asked->ip.half[0] ^ asked->ip.half[1] ^ (__u64)asked->port << 16 ^
+		     netns << 32 ^ nth);
+}
+
+static __always_inline bool is_for(const struct destination *found, const struct endpoint *asked,
+				   __u64 netns)
+{
+	return found->netns == netns && found->asked.port == asked->port &&
+	       addr_equal(&found->asked.ip, &asked->ip);
+}
+
+/* Node mode: the same as below, but NULL where it has no first number yet. */
+static __noinline struct destination *old_destination_of(const struct endpoint *asked, __u64 client,
+							 __u64 netns)
+{
+	struct number_key key = { .client = client };
+	__u32 hash = destination_hash(asked, netns, 0);
+	struct destination *found;
+
+	for (int i = 0; i < NUMBER_TRIES; i++) {
+		key.number = (hash + i) % NODE_NUMBERS;
+		found = bpf_map_lookup_elem(&destinations, &key);
+		if (!found || is_for(found, asked, netns))
+			return found;
+	}
+	return NULL;
+}
+
 /*
  * The entry of a destination dialled in the netns of the context's socket, which
  * is netns; a new one if need be. NULL: its places are taken, or the map is full.
@@ -54,8 +84,7 @@ static __noinline struct destination *destination_of(const void *ctx, const stru
 						     __u64 client, __u64 netns, __u32 nth)
 {
 	struct number_key key = { .client = client };
-	__u32 hash = mixed(asked->ip.half[0] ^ asked->ip.half[1] ^ (__u64)asked->port << 16 ^
-			   netns << 32 ^ nth);
+	__u32 hash = destination_hash(asked, netns, nth);
 
 	for (int i = 0; i < NUMBER_TRIES; i++) {
 		struct destination *found;
@@ -73,8 +102,7 @@ static __noinline struct destination *destination_of(const void *ctx, const stru
 				bpf_map_update_elem(&destinations, &key, &fresh, BPF_NOEXIST);
 			found = bpf_map_lookup_elem(&destinations, &key);
 		}
-		if (found && found->netns == netns && found->asked.port == asked->port &&
-		    addr_equal(&found->asked.ip, &asked->ip))
+		if (found && is_for(found, asked, netns))
 			return found;
 	}
 	count(STAT_DESTINATIONS_FULL);
@@ -109,7 +137,8 @@ static __always_inline __u32 numbers_for(__u32 dials)
 /*
  * Node mode, where many ports lead to ztunnel: the port for a connection of a
  * client's to a destination (its address in two halves, and port, with an enum
- * listener_role 16 bits above); 0: none, lend one. Global, as netns.h's walks are.
+ * listener_role 16 bits above) that it has dialled before; 0: it has not. Global, as
+ * netns.h's walks are.
  */
 WALK __u32 destination_to_port(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1, __u32 port_role,
 			       __u64 client)
@@ -119,7 +148,7 @@ WALK __u32 destination_to_port(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1, 
 	struct destination *found, *other;
 	__u32 nth = 0;
 
-	found = client ? destination_of(ctx, &asked, client, netns, 0) : NULL;
+	found = client ? old_destination_of(&asked, client, netns) : NULL;
 	if (!found)
 		return 0;
 	__sync_fetch_and_add(&found->dials, 1);
@@ -130,6 +159,19 @@ WALK __u32 destination_to_port(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1, 
 		found = other;
 	if (found->role != port_role >> 16)
 		found->role = port_role >> 16;
+	return FIRST_PORT + found->number;
+}
+
+/* The same for a destination that is new to the client; 0: lend a number. */
+WALK __u32 new_destination_to_port(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1, __u32 port_role,
+				   __u64 client)
+{
+	struct endpoint asked = { { .half = { ip0, ip1 } }, port_role };
+	struct destination *found = destination_of(ctx, &asked, client, socket_netns_id(ctx), 0);
+
+	if (!found)
+		return 0;
+	found->role = port_role >> 16;
 	return FIRST_PORT + found->number;
 }
 
@@ -165,8 +207,9 @@ static __always_inline __u16 role_port(const struct settings *cfg, __u32 role)
 /*
  * Lends a number to the one connection that the context's socket is to make, to a
  * destination as in destination_to_port(), and keeps it with the socket. In node
- * mode client is as there, 0 for a node program. Returns the address, in host byte
- * order, or the port; 0: none is free. Global, as netns.h's walks are.
+ * mode client is as there, 0 for a node program and for strangers. Returns the
+ * address, in host byte order, or the port; 0: none is free. Global, as netns.h's
+ * walks are.
  */
 WALK __u32 lend(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1, __u32 port_role, __u64 client)
 {
@@ -176,6 +219,7 @@ WALK __u32 lend(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1, __u32 port_role
 		.lent = bpf_ktime_get_ns() / 1000000000,
 	};
 	const struct settings *cfg = current_settings();
+	__u32 first = FIRST_STRANGERS_PORT, several = 65536 - FIRST_STRANGERS_PORT;
 	struct handover_key key;
 	struct dialled *dialled;
 
@@ -185,17 +229,19 @@ WALK __u32 lend(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1, __u32 port_role
 	if (!dialled)
 		return 0;
 	dialled->asked = handover.asked;
+	if (in_pod_mode(cfg))
+		first = LENT_NET, several = LENT_AT_ONCE;
+	else if (client || handover.role == INBOUND)
+		first = FIRST_LENT_PORT, several = FIRST_STRANGERS_PORT - FIRST_LENT_PORT;
 	for (int i = 0; i < NUMBER_TRIES; i++) {
-		__u32 lot = bpf_get_prandom_u32(), number;
+		__u32 number = first + bpf_get_prandom_u32() % several;
 
-		if (in_pod_mode(cfg)) {
-			number = LENT_NET | lot >> (32 - LENT_NET_BITS);
+		if (first == LENT_NET) {
 			dialled->given.ip = addr_from_v4(bpf_htonl(number));
 			dialled->given.port = role_port(cfg, handover.role);
 			key = lent_key(dialled->given.ip.half[1], socket_netns_id(ctx),
 				       dialled->given.port);
 		} else {
-			number = FIRST_LENT_PORT + lot % (65536 - FIRST_LENT_PORT);
 			dialled->given.ip = cfg->ztunnel[addr_family(&handover.asked.ip)];
 			dialled->given.port = number;
 			key = lent_key(client, 0, number);

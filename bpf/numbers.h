@@ -16,6 +16,10 @@
  * When the places for a new destination are taken, and for node programs, which
  * have many addresses, a number is lent to one connection: sockops takes it back
  * when the proxy has the connection. That costs time only.
+ *
+ * A pod may begin connections that come to nothing, from any address that it thinks
+ * of, also in netns of its own. So numbers are for pod addresses alone; to all other
+ * ones together few are lent. No pod can keep more than its share from others.
  */
 #ifndef ONRAMP_NUMBERS_H
 #define ONRAMP_NUMBERS_H
@@ -29,12 +33,14 @@
 #define NUMBERED_NET 0x7f800000 /* 127.128.0.0/9 */
 #define LENT_NET 0x7f400000	/* 127.64.0.0/10 */
 #define LENT_NET_BITS 22
-#define LOT_BITS 7 /* so that the ports to one destination do not run out */
+#define LENT_AT_ONCE 8192 /* in one netns: from the first of these on */
+#define LOT_BITS 7	  /* so that the ports to one destination do not run out */
 
 /* Node mode: ports. */
 #define FIRST_PORT 32768
 #define NODE_NUMBERS 24576
-#define FIRST_LENT_PORT (FIRST_PORT + NODE_NUMBERS) /* up to 65535 */
+#define FIRST_LENT_PORT (FIRST_PORT + NODE_NUMBERS) /* to a pod address, to node programs */
+#define FIRST_STRANGERS_PORT 63488		    /* to pods' other addresses; up to 65535 */
 
 static __always_inline bool ip_is_numbered(__be32 ip)
 {
@@ -109,11 +115,13 @@ static __always_inline struct handover *port_to_handover(const union addr *clien
 {
 	struct handover *handover;
 
-	*key = lent_key(client_of(client), 0, port);
-	handover = bpf_map_lookup_elem(&handovers, key);
-	if (handover || bpf_map_lookup_elem(&pod_ips, client))
-		return handover;
-	*key = lent_key(0, 0, port); /* to a node program */
+	if (port < FIRST_STRANGERS_PORT) {
+		*key = lent_key(client_of(client), 0, port);
+		handover = bpf_map_lookup_elem(&handovers, key);
+		if (handover || bpf_map_lookup_elem(&pod_ips, client))
+			return handover;
+	}
+	*key = lent_key(0, 0, port); /* to a node program, or a stranger */
 	return bpf_map_lookup_elem(&handovers, key);
 }
 

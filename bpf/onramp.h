@@ -95,7 +95,7 @@ struct pod {
 	__u64 netns;   /* as in netns_info */
 	__u64 net;     /* address of its struct net, to ask it again */
 	__u32 cgroups; /* how many have this pod as their home */
-	__u32 pad;
+	__u32 numbers; /* 0: it has had none; see numbers.h */
 };
 
 /* Those of ztunnel's listeners that redirected connections are for. */

@@ -27,7 +27,7 @@ static __always_inline const struct endpoint *dialled_peer(struct bpf_sock_addr 
 
 	if (addr_is_numbered(seen) && cfg && bpf_ntohs(ctx->user_port) == cfg->outbound_port)
 		return ip_to_destination(ctx, seen->word[3]);
-	if (cfg && cfg->ztunnel_netns && port_is_numbered(bpf_ntohs(ctx->user_port)) &&
+	if (cfg && port_is_numbered(bpf_ntohs(ctx->user_port)) &&
 	    addr_equal(seen, &cfg->ztunnel[addr_family(seen)]) && ctx->type == SOCK_STREAM &&
 	    is_opened_by_connect(kernel_socket(ctx))) /* ztunnel dials pods from such ports */
 		return own_destination(ctx);

@@ -18,12 +18,12 @@
 #define MAX_CGROUP_LEVELS 16
 
 /*
- * Counts one more home in the pod at an address (two halves). False: full, or
- * another live pod's. Global, as netns.h's walks are.
+ * Counts one more home in the pod at an address (two halves). numbers: it may have
+ * had some. False: full, or another live pod's. Global, as netns.h's walks are.
  */
-WALK int pod_take(__u64 ip0, __u64 ip1, __u64 netns, __u64 net)
+WALK int pod_take(__u64 ip0, __u64 ip1, __u64 netns, __u64 net, bool numbers)
 {
-	struct pod fresh = { .netns = netns, .net = net, .cgroups = 1 };
+	struct pod fresh = { .netns = netns, .net = net, .cgroups = 1, .numbers = numbers };
 	union addr ip = { .half = { ip0, ip1 } };
 	struct pod *pod;
 	long err;
@@ -72,18 +72,19 @@ static __always_inline void home_release(__u64 home, const union addr ip[FAMILIE
 		pod_release(ip[V6].half[0], ip[V6].half[1], home, keep);
 }
 
-static __always_inline bool home_takes(const union addr *ip, __u64 netns, struct net *net)
+static __always_inline bool home_takes(const union addr *ip, __u64 netns, struct net *net,
+				       bool numbers)
 {
-	return !addr_is_zero(ip) && pod_take(ip->half[0], ip->half[1], netns, (__u64)net);
+	return !addr_is_zero(ip) && pod_take(ip->half[0], ip->half[1], netns, (__u64)net, numbers);
 }
 
-static __always_inline void home_take(struct cgroup_info *entry, struct net *net)
+static __always_inline void home_take(struct cgroup_info *entry, struct net *net, bool numbers)
 {
 	const struct netns_info *now = &entry->now;
 
-	if (home_takes(&now->ip[V4], now->netns, net))
+	if (home_takes(&now->ip[V4], now->netns, net, numbers))
 		entry->home_ip[V4] = now->ip[V4];
-	if (home_takes(&now->ip[V6], now->netns, net))
+	if (home_takes(&now->ip[V6], now->netns, net, numbers))
 		entry->home_ip[V6] = now->ip[V6];
 	if (!addr_is_zero(&entry->home_ip[V4]) || !addr_is_zero(&entry->home_ip[V6]))
 		entry->home = now->netns;
@@ -162,7 +163,7 @@ WALK int remember(__u64 cgroup_number, __u64 net_number, __u64 task_number)
 	__u64 id = BPF_CORE_READ(cgroup, kn, id);
 	struct cgroup_info entry = {};
 	struct cgroup_info *old = bpf_map_lookup_elem(&cgroup_info_map, &id);
-	bool node;
+	bool node, again = false;
 	long err;
 
 	/* All is known, which is what nearly every exec comes to. */
@@ -189,13 +190,14 @@ WALK int remember(__u64 cgroup_number, __u64 net_number, __u64 task_number)
 			bpf_map_update_elem(&cgroup_info_map, &id, &entry, BPF_EXIST);
 			return 0;
 		}
+		again = !node && entry.home; /* the same, with other addresses */
 		cgroup_forget(id);
 		entry.home = 0;
 		entry.home_ip[V4] = (union addr){};
 		entry.home_ip[V6] = (union addr){};
 	}
 	if (!node && !is_below_other_home((__u64)cgroup, entry.now.netns))
-		home_take(&entry, net);
+		home_take(&entry, net, again);
 	err = bpf_map_update_elem(&cgroup_info_map, &id, &entry, BPF_NOEXIST);
 	if (!err)
 		return 0;

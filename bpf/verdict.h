@@ -232,6 +232,24 @@ WALK __u64 socket_client(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1, bool o
 	return client_of(&ip);
 }
 
+/*
+ * Node mode: who is to have a new number, or be lent one: client_of() the address as
+ * above, if the netns is known by it. 0: a stranger. Global, as netns.h's walks are.
+ */
+WALK __u64 known_client(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1)
+{
+	union addr ip = { .half = { ip0, ip1 } }, bound = bound_address(ctx);
+	struct pod *pod;
+
+	if (!addr_is_zero(&bound) && addr_is_v4(&bound) == addr_is_v4(&ip))
+		ip = bound;
+	pod = bpf_map_lookup_elem(&pod_ips, &ip);
+	if (!pod || pod->netns != socket_netns_id(ctx)) /* a hybrid node's are not known */
+		return bpf_get_current_ancestor_cgroup_id(1) ? 0 : client_of(&ip);
+	pod->numbers = 1;
+	return client_of(&ip);
+}
+
 /* Whether the current task's cgroup is the one of that id, or below it. */
 WALK int task_is_within(__u64 cgroup)
 {
@@ -264,6 +282,28 @@ WALK int is_local_enrolled_pod(__u64 ip0, __u64 ip1)
 	struct netns_info info = {};
 
 	return pod && pod_read(pod, &ip, &info) && is_enrolled(info.ip);
+}
+
+/*
+ * Node mode: the port for a connection of a socket's, of the pod address ip, to a
+ * destination. FIRST_LENT_PORT: one is to be lent, to *client.
+ */
+static __always_inline __u32 numbered_port(struct bpf_sock_addr *ctx, const struct endpoint *to,
+					   enum listener_role role, const union addr *ip,
+					   __u64 *client)
+{
+	__u32 port_role = to->port | role << 16;
+	__u32 port = destination_to_port(ctx, to->ip.half[0], to->ip.half[1], port_role, *client);
+	__u64 known;
+
+	if (port)
+		return port;
+	known = known_client(ctx, ip->half[0], ip->half[1]);
+	if (*client && known)
+		port = new_destination_to_port(ctx, to->ip.half[0], to->ip.half[1], port_role,
+					       known);
+	*client = known;
+	return port ?: FIRST_LENT_PORT;
 }
 
 /*
@@ -328,9 +368,7 @@ static __always_inline enum counter verdict_of(struct bpf_sock_addr *ctx,
 		/* Our program on a cgroup further down may have been first. */
 		if (addr_equal(&to->ip, &via->ip) && is_number_of(*client, to->port, now->netns))
 			return STATS;
-		via->port =
-			destination_to_port(ctx, to->ip.half[0], to->ip.half[1], to->port | (dns ? DNS : OUTBOUND) << 16, *client) ?:
-				FIRST_LENT_PORT;
+		via->port = numbered_port(ctx, to, dns ? DNS : OUTBOUND, &now->ip[family], client);
 	}
 	return dns ? STAT_DNS : STAT_OUTBOUND;
 }

@@ -26,7 +26,7 @@ static struct change {
 } * changes, *wishes;
 static int wanted, done; /* how many wishes and changes */
 /* By option letter; and g, s, l: where getsockopt, sock_ops and lookup are attached */
-static const char *arg[128] = { ['p'] = "/sys/fs/bpf/onramp" };
+static const char *arg[128] = { ['p'] = "/sys/fs/bpf/onramp", ['l'] = "/proc/self/ns/net" };
 static struct onramp *skel;
 
 static int print(enum libbpf_print_level level, const char *format, va_list args)
@@ -74,8 +74,7 @@ static __u64 inode(const char *name, __u32 magic, const char *kind)
 static void unload(void)
 {
 	unlink(pin("links/", "connect4")), unlink(pin("links/", "connect6")); /* these first */
-	need(!nftw(arg['p'], (void *)remove /* by its name */, 8, FTW_DEPTH | FTW_PHYS), "%s: %m",
-	     arg['p']);
+	need(!nftw(arg['p'], (void *)remove, 8, FTW_DEPTH | FTW_PHYS), "%s: %m", arg['p']);
 }
 
 static void undo(void)
@@ -147,14 +146,17 @@ static void load(bool loaded)
 	need(arg['z'] || (arg['z'] = getenv("ZTUNNEL_IP")), "no ztunnel: give -z or ZTUNNEL_IP");
 	for (char *ip, *list = strdup(arg['z']); (ip = strsep(&list, ","));) {
 		struct prefix p = parse(ip);
-		struct sockaddr_in6 name = { AF_INET6, .sin6_addr = *(struct in6_addr *)&p.ip };
-		bool far, v6 = strchr(ip, ':'), in_pod = !strcmp(ip, v6 ? "::1" : "127.0.0.1");
+		struct sockaddr_in6 name = { AF_INET6, 1, .sin6_addr = *(struct in6_addr *)&p.ip };
+		int fd = socket(AF_INET6, SOCK_DGRAM, 0);
+		bool v6 = strchr(ip, ':'), in_pod = !strcmp(ip, v6 ? "::1" : "127.0.0.1");
 		need(in_pod || (p.length == 128 && p.ip.byte[v6 ? 0 : 12] % 127), "%s: no pod", ip);
 		need(!in_pod || arg['t'], "%s: in-pod mode: give ztunnel's cgroup, -t", ip);
 		need(!new.ztunnel[v6].half[1], "%s: the second of its family", ip);
 		new.ztunnel[v6] = p.ip;
-		far = bind(socket(AF_INET6, SOCK_STREAM, 0), (void *)&name, sizeof(name));
-		arg[in_pod || far ? 0 : 'l'] = "/proc/self/ns/net"; /* this is ztunnel's */
+		if (in_pod || connect(fd, (void *)&name, sizeof(name)) ||
+		    getsockname(fd, (void *)&name, &(socklen_t){ sizeof(name) }) ||
+		    memcmp(&name.sin6_addr, &p.ip, sizeof(p.ip)))
+			arg['l'] = NULL; /* not ztunnel's, where each would be its own source */
 	}
 	arg['c'] = arg['c'] ?: access(HYBRID, F_OK) ? "/sys/fs/cgroup" : HYBRID;
 	new.root_cgroup = inode(arg['c'], CGROUP2_SUPER_MAGIC, "cgroup2 directory");
@@ -180,8 +182,7 @@ static void load(bool loaded)
 		attach(p);		       /* connect last: see the Makefile */
 	arg['l'] ? run("listeners") : (void)0; /* before the first number is used */
 	write_maps(); /* what is attached by now still does as before, or nothing */
-	if (arg['l'])
-		arg['s'] = arg['g'], attach(skel->progs.sock_ops); /* all have numbers */
+	arg['l'] ? arg['s'] = arg['g'], attach(skel->progs.sock_ops) : (void)0; /* all numbered */
 	run("iter_task");
 	for (struct bpf_program *p = NULL; (p = bpf_object__next_program(skel->obj, p));)
 		if (!bpf_program__autoload(p) || (p == skel->progs.lookup && !arg['l']))
@@ -203,8 +204,7 @@ int main(int argc, char **argv)
 		     "%s: not like this: see onramp help", argv[optind - 1 - !!optarg]);
 		(void)(option == 'z' && arg['z'] && asprintf(&optarg, "%s,%s", arg['z'], optarg));
 		arg[option] = optarg ? optarg : "";
-		if ((rule = strchr(rules, option)))
-			add_rule(optarg, rule - rules);
+		(rule = strchr(rules, option)) ? add_rule(optarg, rule - rules) : (void)0;
 	}
 	need((command % UNLOAD > 0) == (optind < argc), "%s: see onramp help", commands[command]);
 	while (optind < argc) add_rule(argv[optind++], command % FORGET);

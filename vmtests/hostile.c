@@ -12,6 +12,9 @@
  *   hostile squat CGROUP IP IP6
  *                             holds these in a netns and a cgroup of its own
  *   hostile advertise PREFIX  tells all on the link that it is their router
+ *   hostile hoard N SOURCES   begins N connections to the server that come to nothing,
+ *                             from as many addresses as it likes; 0: from a port that
+ *                             it chose; prints how many were refused outright
  *
  * Environment: SELF SELF6 SERVER SERVER6 ZTUNNEL ZTUNNEL6 NODE are addresses,
  * NODE_LOCAL and SERVER_LOCAL link-local ones with %eth0, SERVER_MAC; CGROUP is
@@ -1242,6 +1245,25 @@ static bool is_wanted(const char *name, char **names)
 	return !any;
 }
 
+static int hoard(int connections, int sources)
+{
+	int refused = 0;
+
+	for (int i = 0; i < connections; i++) {
+		union name source = parse(sources ? "198.18.0.1" : "0.0.0.0", "0");
+		int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+
+		if (sources)
+			source.v4.sin_addr.s_addr += htonl(i % sources);
+		if (set(fd, IPPROTO_IP, IP_FREEBIND, 1) || bind(fd, &source.any, sizeof(source.v4)))
+			return failed();
+		refused += connect(fd, &server.any, sizeof(server.v4)) && errno == EPERM;
+		close(fd);
+	}
+	printf("%d\n", refused);
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
 	const char *what = argc > 2 ? argv[1] : "";
@@ -1254,6 +1276,8 @@ int main(int argc, char **argv)
 		return advertise(argv[2]) ? failed() : 0;
 	if (!strcmp(what, "storm"))
 		return storm("/proc/self/exe", argv[2]);
+	if (!strcmp(what, "hoard") && argc == 4)
+		return hoard(atoi(argv[2]), atoi(argv[3]));
 	ip_refused = mmap(NULL, 1, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (!strcmp(what, "squat") && argc == 5)
 		return squat(argv[2], argv[3], argv[4]);

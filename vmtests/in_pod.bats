@@ -149,6 +149,19 @@ dial($family)"
 	"$ROOT/build/bpfcall" drain "$PIN/maps/destinations"
 }
 
+@test "a pod whose connections come to nothing keeps only so many numbers" {
+	n=${ONRAMP_TEST_VM:+10000}
+	"$ROOT/build/bpfcall" fill "$PIN/maps/destinations" 0
+	SERVER=10.77.2.9 pod client "$ROOT/build/hostile" hoard "${n:=40000}" 1
+	never_began "$n"
+	[ "$(entries handovers)" -le 8192 ]
+	listen_in other :: 15001
+	run -0 pod other "$TCP" dial 10.77.2.9 99 20
+	is "$(grep -c " local=\[::ffff:127.*orig4=10.77.2.9:99 " <<<"$output")" 20
+	leave other
+	"$ROOT/build/bpfcall" drain "$PIN/maps/destinations"
+}
+
 @test "no room in ztunnel_listeners: a new listener is found all the same; it is counted" {
 	full='map_full_total{map="ztunnel_listeners"}'
 	"$ROOT/build/bpfcall" fill "$PIN/maps/ztunnel_listeners" 0 >"$WORK/filled"

@@ -140,6 +140,59 @@ seen() { # number|lent PORT ORIGINAL
 	is "$output" ECONNREFUSED
 }
 
+# Connections that begin and come to nothing, without a number left.
+hoard() { # N SOURCES
+	"$ROOT/build/bpfcall" fill "$PIN/maps/destinations" 0
+	SERVER=10.77.2.9 pod client "$ROOT/build/hostile" hoard "$@" >"$WORK/hoard"
+}
+
+# A pod of the enrolled and a node program get what they are lent.
+others_are_lent() {
+	run -0 pod neighbour "$TCP" dial 10.77.2.9 99 20
+	is "$(grep -c 'dialled=10.77.2.9:99 .* on=15001' <<<"$output")" 20
+	run -0 node "$TCP" dial 10.77.1.4 80 20
+	is "$(grep -c 'dialled=10.77.1.4:80 .* on=15006' <<<"$output")" 20
+	"$ROOT/build/bpfcall" drain "$PIN/maps/destinations" >/dev/null
+}
+
+@test "a pod that dials from what addresses it likes keeps no number from others" {
+	pod_up neighbour 10.77.1.4
+	n=${ONRAMP_TEST_VM:+4000}
+	hoard "${n:=40000}" 40
+	never_began "$n"
+	[ "$(entries handovers)" -le 2048 ]
+	others_are_lent
+}
+
+@test "nor one that dials from a port that it chose, and may have several addresses" {
+	ip -n "$RUN-client" addr add 10.77.1.200/16 dev eth0
+	hoard 30000 0
+	never_began "$(cat "$WORK/hoard")"
+	ip -n "$RUN-client" addr del 10.77.1.200/16 dev eth0
+	others_are_lent
+	pod_down neighbour
+}
+
+@test "what a pod has of numbers, also of those lent to it, goes with the pod" {
+	before="$(entries destinations) $(entries handovers)"
+	for i in 5 6; do
+		pod_up "gone$i" "10.77.1.$i"
+		ip -n "$RUN-gone$i" addr add "fd00:77::$i/64" dev eth0 nodad
+		for port in 80 81 82; do pod "gone$i" "$TCP" dial 10.77.2.2 $port; done
+	done
+	pod gone5 "$TCP" dial fd00:77::2 80
+	is "$(entries destinations)" $((${before% *} + 7))
+	"$ROOT/build/bpfcall" fill "$PIN/maps/destinations" 0
+	ip -n "$RUN-gone5" route add blackhole "$ZTUNNEL_POD_IP"
+	SERVER=10.77.2.9 pod gone5 "$ROOT/build/hostile" hoard 50 0
+	never_began 50
+	"$ROOT/build/bpfcall" drain "$PIN/maps/destinations" >/dev/null
+	is "$(entries handovers)" $((${before#* } + 50))
+	pod_down gone5
+	pod_down gone6
+	is "$(entries destinations) $(entries handovers)" "$before"
+}
+
 @test "$WALL connections, each in TIME_WAIT after, to one destination; without numbers there is a wall" {
 	ports=$((WALL * 28232 / 200000))
 	cgroup_end "$CG/ztunnel"
@@ -155,4 +208,35 @@ seen() { # number|lent PORT ORIGINAL
 	run -1 pod client "$BENCH" client -W -n "$WALL" -o 10.77.2.2:80 10.77.2.2 80
 	has "Cannot assign requested address"
 	never_began 1
+}
+
+@test "a connection that has a number keeps its peer's name when a load does away with numbers" {
+	mkfifo "$WORK/loaded"
+	reload_there
+	pod client python3 -c 'if True:
+		import socket
+		s = socket.create_connection(("10.77.2.2", 80))
+		print("ready", flush=True)
+		open("'"$WORK"'/loaded").read()
+		print(*s.getpeername())' >"$WORK/named" 3>&- &
+	retry 100 grep -q ready "$WORK/named"
+	reload # from elsewhere
+	echo >"$WORK/loaded"
+	retry 100 grep -q 10. "$WORK/named"
+	is "$(tail -n 1 "$WORK/named")" "10.77.2.2 80"
+}
+
+@test "ztunnel's netns is the one that has all of its addresses, not one that binds any" {
+	reload_there -z "$ZTUNNEL_POD_IP6"
+	[ -e "$PIN/links/lookup" ]
+	reload_there -z fd00:77::99
+	[ ! -e "$PIN/links/lookup" ]
+	ip netns exec "$RUN-stranger" sysctl -qw net.ipv4.ip_nonlocal_bind=1 \
+		net.ipv6.ip_nonlocal_bind=1
+	ONRAMP_NETNS=stranger reload -z "$ZTUNNEL_POD_IP6"
+	[ ! -e "$PIN/links/lookup" ]
+	reload_there
+	[ -e "$PIN/links/lookup" ]
+	ONRAMP_NETNS=stranger reload
+	[ ! -e "$PIN/links/lookup" ]
 }
