@@ -11,16 +11,15 @@
 
 /* Three loops in one another, for the verifier follows each turn of a loop. */
 #define ROWS 64
-#define CHUNKS 32 /* in a row */
-#define CHUNK 32  /* processes */
+#define CHUNKS 64 /* in a row */
+#define CHUNK 16  /* processes */
 
-WALK int process_remember(__u64 pos)
+static __always_inline void process_remember(__u64 pos)
 {
 	struct task_struct *task = (void *)pos - offsetof(struct task_struct, tasks);
 
 	if (!(BPF_CORE_READ(task, flags) & PF_KTHREAD))
 		task_remember(task);
-	return 0;
 }
 
 WALK __u64 chunk_remember(__u64 pos, __u64 head)
