@@ -57,44 +57,30 @@ static __always_inline bool is_for(const struct destination *found, const struct
 	       addr_equal(&found->asked.ip, &asked->ip);
 }
 
-/* Node mode: the same as below, but NULL where it has no first number yet. */
-static __noinline struct destination *old_destination_of(const struct endpoint *asked, __u64 client,
-							 __u64 netns)
-{
-	struct number_key key = { .client = client };
-	__u32 hash = destination_hash(asked, netns, 0);
-	struct destination *found;
-
-	for (int i = 0; i < NUMBER_TRIES; i++) {
-		key.number = (hash + i) % NODE_NUMBERS;
-		found = bpf_map_lookup_elem(&destinations, &key);
-		if (!found || is_for(found, asked, netns))
-			return found;
-	}
-	return NULL;
-}
-
 /*
- * The entry of a destination dialled in the netns of the context's socket, which
- * is netns; a new one if need be. NULL: its places are taken, or the map is full.
- * client and number are those of struct number_key, nth is 0 for the first number
- * of a destination.
+ * The number, plus one, of a destination (its address in two halves, and port)
+ * dialled in the netns of the context's socket; a new one if need be. 0: its places
+ * are taken, or the map is full. client is that of struct number_key, nth is 0 for
+ * the first number of a destination. Global, as netns.h's walks are.
  */
-static __noinline struct destination *destination_of(const void *ctx, const struct endpoint *asked,
-						     __u64 client, __u64 netns, __u32 nth)
+WALK __u32 destination_number(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1, __u32 port_nth,
+			      __u64 client)
 {
+	struct destination fresh = {
+		.asked = { { .half = { ip0, ip1 } }, port_nth },
+		.netns = socket_netns_id(ctx),
+		.net = (__u64)socket_net(ctx),
+	};
 	struct number_key key = { .client = client };
-	__u32 hash = destination_hash(asked, netns, nth);
+	__u32 hash = destination_hash(&fresh.asked, fresh.netns, port_nth >> 16);
 
 	for (int i = 0; i < NUMBER_TRIES; i++) {
 		struct destination *found;
 
 		key.number = (hash + i) % (client ? NODE_NUMBERS : IN_POD_NUMBERS);
 		found = bpf_map_lookup_elem(&destinations, &key);
-		if (!found || (found->netns != netns &&
+		if (!found || (found->netns != fresh.netns &&
 			       !netns_is_alive((struct net *)found->net, found->netns))) {
-			struct destination fresh = { *asked, netns, (__u64)socket_net(ctx) };
-
 			fresh.number = key.number;
 			if (found)
 				overwrite(&key, &fresh);
@@ -102,28 +88,37 @@ static __noinline struct destination *destination_of(const void *ctx, const stru
 				bpf_map_update_elem(&destinations, &key, &fresh, BPF_NOEXIST);
 			found = bpf_map_lookup_elem(&destinations, &key);
 		}
-		if (found && is_for(found, asked, netns))
-			return found;
+		if (found && is_for(found, &fresh.asked, fresh.netns))
+			return key.number + 1;
 	}
 	count(STAT_DESTINATIONS_FULL);
-	return NULL;
+	return 0;
 }
 
 /*
- * In-pod mode: the address, in host byte order, for a connection to a destination
- * (its address in two halves, and port); 0: none, lend one. Global, as netns.h's
- * walks are.
+ * Node mode: the port of a client's number, for the listener of an enum
+ * listener_role; 0: the number is gone. Global, as netns.h's walks are.
  */
-WALK __u32 destination_to_ip(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1, __u32 port,
-			     __u64 netns)
+WALK __u32 number_to_port(__u64 client, __u32 number, __u32 role)
 {
-	struct endpoint asked = { { .half = { ip0, ip1 } }, port };
-	struct destination *found = destination_of(ctx, &asked, 0, netns, 0);
+	struct number_key key = { .client = client, .number = number };
+	struct destination *found = bpf_map_lookup_elem(&destinations, &key);
 
 	if (!found)
 		return 0;
-	return NUMBERED_NET | (__u32)found->number << LOT_BITS |
-	       bpf_get_prandom_u32() >> (32 - LOT_BITS);
+	if (found->role != role)
+		found->role = role;
+	return FIRST_PORT + number;
+}
+
+/* In-pod mode: the address for a connection to a destination; LENT_NET: lend one. */
+static __always_inline __be32 destination_to_ip(struct bpf_sock_addr *ctx, const union addr *ip,
+						__u16 port)
+{
+	__u32 number = destination_number(ctx, ip->half[0], ip->half[1], port, 0);
+	__u32 lot = bpf_get_prandom_u32() >> (32 - LOT_BITS);
+
+	return bpf_htonl(number ? NUMBERED_NET | (number - 1) << LOT_BITS | lot : LENT_NET);
 }
 
 /* How many numbers a destination has, by how often it was dialled. */
@@ -135,44 +130,32 @@ static __always_inline __u32 numbers_for(__u32 dials)
 }
 
 /*
- * Node mode, where many ports lead to ztunnel: the port for a connection of a
- * client's to a destination (its address in two halves, and port, with an enum
- * listener_role 16 bits above) that it has dialled before; 0: it has not. Global, as
- * netns.h's walks are.
+ * Node mode: the first number, plus one, of a destination (as above) that a client
+ * has dialled before in a netns, and in the upper half which of its numbers is to be
+ * used now; 0: it has not. Global, as netns.h's walks are.
  */
-WALK __u32 destination_to_port(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1, __u32 port_role,
-			       __u64 client)
+WALK __u32 dialled_number(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1, __u32 port, __u64 client)
 {
-	struct endpoint asked = { { .half = { ip0, ip1 } }, port_role };
 	__u64 netns = socket_netns_id(ctx);
-	struct destination *found, *other;
+	struct endpoint asked = { { .half = { ip0, ip1 } }, port };
+	struct number_key key = { .client = client };
+	__u32 hash = destination_hash(&asked, netns, 0);
+	struct destination *found;
 	__u32 nth = 0;
 
-	found = client ? old_destination_of(&asked, client, netns) : NULL;
-	if (!found)
-		return 0;
-	__sync_fetch_and_add(&found->dials, 1);
-	if (found->dials >= DIALS_PER_NUMBER)
-		nth = bpf_get_prandom_u32() % numbers_for(found->dials);
-	other = nth ? destination_of(ctx, &asked, client, netns, nth) : NULL;
-	if (other)
-		found = other;
-	if (found->role != port_role >> 16)
-		found->role = port_role >> 16;
-	return FIRST_PORT + found->number;
-}
-
-/* The same for a destination that is new to the client; 0: lend a number. */
-WALK __u32 new_destination_to_port(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1, __u32 port_role,
-				   __u64 client)
-{
-	struct endpoint asked = { { .half = { ip0, ip1 } }, port_role };
-	struct destination *found = destination_of(ctx, &asked, client, socket_netns_id(ctx), 0);
-
-	if (!found)
-		return 0;
-	found->role = port_role >> 16;
-	return FIRST_PORT + found->number;
+	for (int i = 0; i < NUMBER_TRIES; i++) {
+		key.number = (hash + i) % NODE_NUMBERS;
+		found = bpf_map_lookup_elem(&destinations, &key);
+		if (!found)
+			return 0;
+		if (!is_for(found, &asked, netns))
+			continue;
+		__sync_fetch_and_add(&found->dials, 1);
+		if (found->dials >= DIALS_PER_NUMBER)
+			nth = bpf_get_prandom_u32() % numbers_for(found->dials);
+		return nth << 16 | (key.number + 1);
+	}
+	return 0;
 }
 
 /* Whether a port is a number of that client's, in that netns. Global, as netns.h's walks. */

@@ -169,9 +169,7 @@ static __always_inline bool ztunnel_is_in_pod(struct bpf_sock_addr *ctx, const s
 	if (!v4)
 		*via = kinds & LISTENS_V6 ? cfg->ztunnel[V6] : (union addr){};
 	else if (kinds & LISTENS_ALL_V4 && !dns)
-		*via = addr_from_v4(bpf_htonl(
-			destination_to_ip(ctx, to->ip.half[0], to->ip.half[1], to->port, netns) ?:
-				LENT_NET));
+		*via = addr_from_v4(destination_to_ip(ctx, &to->ip, to->port));
 	else
 		*via = kinds & (LISTENS_ALL_V4 | LISTENS_LOCAL_V4) ? cfg->ztunnel[V4] :
 								     (union addr){};
@@ -292,18 +290,21 @@ static __always_inline __u32 numbered_port(struct bpf_sock_addr *ctx, const stru
 					   enum listener_role role, const union addr *ip,
 					   __u64 *client)
 {
-	__u32 port_role = to->port | role << 16;
-	__u32 port = destination_to_port(ctx, to->ip.half[0], to->ip.half[1], port_role, *client);
-	__u64 known;
+	__u64 ip0 = to->ip.half[0], ip1 = to->ip.half[1];
+	__u32 number;
 
-	if (port)
-		return port;
-	known = known_client(ctx, ip->half[0], ip->half[1]);
-	if (*client && known)
-		port = new_destination_to_port(ctx, to->ip.half[0], to->ip.half[1], port_role,
-					       known);
-	*client = known;
-	return port ?: FIRST_LENT_PORT;
+	if (!*client) {
+		*client = known_client(ctx, ip->half[0], ip->half[1]);
+		return FIRST_LENT_PORT;
+	}
+	number = dialled_number(ctx, ip0, ip1, to->port, *client);
+	if (!number)
+		*client = known_client(ctx, ip->half[0], ip->half[1]);
+	if (*client && (!number || number >> 16))
+		number =
+			destination_number(ctx, ip0, ip1, to->port | (number & 0xffff0000), *client) ?:
+				(number & 0xffff);
+	return (number ? number_to_port(*client, number - 1, role) : 0) ?: FIRST_LENT_PORT;
 }
 
 /*
