@@ -27,31 +27,51 @@ static long get(const char *pin)
 	return bpf(BPF_OBJ_GET, &(union bpf_attr){ .pathname = (__u64)pin });
 }
 
-/* Keys differ in their last four bytes; a prefix has all of its bits. */
-static int fill(int map, __u32 value_of_all, int command)
+#define BATCH 4096
+
+/*
+ * Keys differ in their last four bytes; a prefix has all of its bits. A hash takes
+ * many at a time, for the sake of emulated machines; a trie one.
+ */
+static int fill(int map, __u32 value_of_all, bool drain)
 {
 	struct bpf_map_info info = {};
 	union bpf_attr attr = {
 		.info = { .bpf_fd = map, .info_len = sizeof(info), .info = (__u64)&info }
 	};
-	char key[64] = "", value[256] = "";
-	__u32 n = 0, done = 0, bits;
-	bool again;
+	__u32 n = 0, done = 0, bits, count;
+	char *keys, *values;
+	bool trie, again;
 
 	if (bpf(BPF_OBJ_GET_INFO_BY_FD, &attr))
 		return 1;
+	trie = info.type == BPF_MAP_TYPE_LPM_TRIE;
 	bits = 8 * (info.key_size - sizeof(bits));
-	if (info.type == BPF_MAP_TYPE_LPM_TRIE)
-		memcpy(key, &bits, sizeof(bits));
-	memcpy(value, &value_of_all, sizeof(value_of_all));
-	attr = (union bpf_attr){ .map_fd = map, .key = (__u64)key };
-	if (command == BPF_MAP_UPDATE_ELEM)
-		attr.value = (__u64)value, attr.flags = BPF_NOEXIST;
+	keys = calloc(BATCH, info.key_size), values = calloc(BATCH, info.value_size);
+	for (int i = 0; i < BATCH; i++) {
+		memcpy(values + i * info.value_size, &value_of_all, sizeof(value_of_all));
+		if (trie)
+			memcpy(keys + i * info.key_size, &bits, sizeof(bits));
+	}
 	do {
-		n++;
-		memcpy(key + info.key_size - sizeof(n), &n, sizeof(n));
-		again = !bpf(command, &attr);
-		done += again;
+		for (__u32 i = 1, key = n + 1; i <= BATCH; i++, key++)
+			memcpy(keys + i * info.key_size - sizeof(key), &key, sizeof(key));
+		attr = (union bpf_attr){ .map_fd = map, .key = (__u64)keys };
+		if (!drain)
+			attr.value = (__u64)values, attr.flags = BPF_NOEXIST;
+		if (!trie)
+			attr = (union bpf_attr){ .batch = { .map_fd = map,
+							    .keys = (__u64)keys,
+							    .values = (__u64)values,
+							    .elem_flags = attr.flags,
+							    .count = BATCH } };
+		if (trie)
+			again = !bpf(drain ? BPF_MAP_DELETE_ELEM : BPF_MAP_UPDATE_ELEM, &attr);
+		else
+			again = !bpf(drain ? BPF_MAP_DELETE_BATCH : BPF_MAP_UPDATE_BATCH, &attr);
+		count = trie ? again : attr.batch.count; /* how many it did */
+		done += count;
+		n += count + !again;
 	} while (n < 1 << 20 && (again || errno == EEXIST)); /* an LRU would never be full */
 	printf("%u %s\n", done, strerrorname_np(errno));
 	return 0;
@@ -74,9 +94,9 @@ int main(int argc, char **argv)
 		return 0;
 	}
 	if (argc == 4 && !strcmp(argv[1], "fill"))
-		return fill(get(argv[2]), atoi(argv[3]), BPF_MAP_UPDATE_ELEM);
+		return fill(get(argv[2]), atoi(argv[3]), false);
 	if (argc == 3 && !strcmp(argv[1], "drain"))
-		return fill(get(argv[2]), 0, BPF_MAP_DELETE_ELEM);
+		return fill(get(argv[2]), 0, true);
 	fputs("bpfcall: see the top of vmtests/bpfcall.c\n", stderr);
 	return 2;
 }
