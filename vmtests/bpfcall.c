@@ -31,7 +31,7 @@ static long get(const char *pin)
 
 /*
  * Keys differ in their last four bytes; a prefix has all of its bits. A hash takes
- * many at a time, for the sake of emulated machines; a trie one.
+ * many at a time, for the sake of emulated machines, and overwrites; a trie one.
  */
 static int fill(int map, __u32 value_of_all, bool drain)
 {
@@ -63,7 +63,6 @@ static int fill(int map, __u32 value_of_all, bool drain)
 			attr = (union bpf_attr){ .batch = { .map_fd = map,
 							    .keys = (__u64)keys,
 							    .values = (__u64)values,
-							    .elem_flags = attr.flags,
 							    .count = BATCH } };
 		if (trie)
 			again = !bpf(drain ? BPF_MAP_DELETE_ELEM : BPF_MAP_UPDATE_ELEM, &attr);
