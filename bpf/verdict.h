@@ -451,8 +451,10 @@ static __always_inline int redirect(struct bpf_sock_addr *ctx, const struct endp
 	if (before == JUST_NOW)
 		return ALLOW;
 	counter = verdict_of(ctx, cfg, asked, given, &client, hook);
-	if (counter == STATS)
+	if (counter == STATS) { /* the one with the number stays, not verdict_of()'s */
+		given->port = 0;
 		return ALLOW;
+	}
 	if (given->port && addr_is_zero(&given->ip))
 		counter = STAT_REFUSED; /* ztunnel has no address of the family */
 	if (tcp)

@@ -54,6 +54,24 @@ seen() { # number|lent PORT ORIGINAL
 	is "$(entries handovers)" 0
 }
 
+@test "while load moves to another cgroup both have our program: the number stays" {
+	local hook
+	for hook in 4 6; do
+		id=$("$BPFTOOL" -j link show pinned "$PIN/links/connect$hook" |
+			grep -oE '"prog_id":[0-9]+' | cut -d : -f 2)
+		"$BPFTOOL" cgroup attach "$CG/client" "connect$hook" id "$id" multi
+	done
+	run -0 pod client "$TCP" dial 10.77.2.2 80
+	seen number 15001 orig4=10.77.2.2:80
+	run -0 pod client "$TCP" dial fd00:77::2 80
+	seen number 15001 "orig6=[fd00:77::2]:80"
+	for hook in 4 6; do
+		id=$("$BPFTOOL" -j link show pinned "$PIN/links/connect$hook" |
+			grep -oE '"prog_id":[0-9]+' | cut -d : -f 2)
+		"$BPFTOOL" cgroup detach "$CG/client" "connect$hook" id "$id"
+	done
+}
+
 @test "a destination has one number, another destination another" {
 	before=$(entries destinations)
 	run -0 pod client "$TCP" dial 10.77.2.2 80 20
