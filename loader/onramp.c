@@ -137,7 +137,7 @@ static void attach(struct bpf_program *program) /* in the place of its predecess
 		err = !link || bpf_link__pin(link, new) ||
 		      (rename(new, c->text) && (unlink(new), 1));
 	}
-	need(!err, "%s: cannot attach to %s: %m: see bpftool cgroup tree", name, to);
+	need(!err, "%s: cannot attach to %s: %m: see onramp-doctor", name, to);
 }
 
 static void load(bool loaded)
@@ -176,7 +176,7 @@ static void load(bool loaded)
 	for (struct bpf_program *p = NULL; (p = bpf_object__next_program(skel->obj, p));)
 		bpf_program__set_autoload(p, arg['d'] || !strstr(bpf_program__name(p), "msg"));
 	need(!bpf_object__load(skel->obj), "cannot load: %m: %s",
-	     errno == EPERM ? "give " CAPABILITIES : "see -v");
+	     errno == EPERM ? "give " CAPABILITIES : "see onramp-doctor, or -v");
 	atexit(undo);
 	for (struct bpf_program *p = NULL; (p = bpf_object__next_program(skel->obj, p));)
 		attach(p);		       /* connect last: see the Makefile */

@@ -86,8 +86,8 @@ refused_by() { # NAMED
 }
 
 @test "exclusively on the same cgroup or a parent, before onramp: said so, nothing changed" {
-	beside exclusive "$CG" refused_by "see bpftool cgroup tree"
-	beside exclusive "$ABOVE" refused_by "see bpftool cgroup tree"
+	beside exclusive "$CG" refused_by "see onramp-doctor"
+	beside exclusive "$ABOVE" refused_by "see onramp-doctor"
 }
 
 @test "load balancer on a parent, before onramp or after: the proxy gets the service" {
