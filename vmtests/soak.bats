@@ -4,9 +4,11 @@
 # takes 20 minutes (SOAK_MINUTES), SEED=N repeats a run's events in their order.
 #
 # What may fail: connections and queries of enrolled pods that overlap a time when
-# ztunnel was away. What may be told nothing (but never something wrong): those
-# that overlap a time when handovers was full. What may come from the wrong
-# resolver: an answer on its way while DNS capture is switched on or off.
+# ztunnel was away. What may be told nothing (but never something wrong), or be
+# refused by connect(): those that overlap a time when handovers was full. What may
+# fail or be told nothing: those that overlap a load without numbers (see numbers.h)
+# where there were some. What may come from the wrong resolver: an answer on its way
+# while DNS capture is switched on or off.
 
 load helpers.bash
 
@@ -153,13 +155,28 @@ mode_options() {
 	roll 2
 	loader=$ONRAMP
 	[ "$rolled" = 0 ] || loader=$ROOT/build/other/onramp
+	roll 2
+	there=() # or in ztunnel's netns, from where node mode has numbers
+	[ "$mode$rolled" != node0 ] || there=(nsenter --net="/run/netns/$RUN-z$zt")
+}
+
+# Without numbers where there were some: until when that cost connections.
+numbers_end() { # FROM
+	[ "$numbers" = no ] || [ ${#there[@]} -gt 0 ] || excused numbers "$1"
+}
+
+note_load() {
+	echo "$EPOCHREALTIME   ${there[0]+numbers} ${options[*]//"$ABOVE"/.}" >>"$WORK/events"
 }
 
 load_somehow() {
 	local from=$EPOCHREALTIME
 	mode_options
-	"$loader" load -p "$PIN" -n "/run/netns/$RUN-node" "${options[@]}" "$@"
+	note_load
+	"${there[@]}" "$loader" load -p "$PIN" -n "/run/netns/$RUN-node" "${options[@]}" "$@"
 	excused switch "$from"
+	numbers_end "$from"
+	numbers=${there[0]-no}
 	roll 3
 	[ "$rolled" != 0 ] || note_ids
 }
@@ -196,11 +213,15 @@ event_mode() {
 event_killed() {
 	local from=$EPOCHREALTIME pid
 	mode_options
-	"$loader" load -p "$PIN" -n "/run/netns/$RUN-node" "${options[@]}" >/dev/null 2>&1 3>&- 9>&- &
+	note_load
+	"${there[@]}" "$loader" load -p "$PIN" -n "/run/netns/$RUN-node" "${options[@]}" \
+		>/dev/null 2>&1 3>&- 9>&- &
 	pid=$!
 	pause "$LOAD_MS"
 	kill -9 "$pid" 2>/dev/null || :
 	wait "$pid" 2>/dev/null || :
+	numbers_end "$from"
+	numbers=${there[0]-$numbers} # perhaps
 	roll 2
 	[ "$rolled" = 0 ] || load_somehow
 	excused switch "$from"
@@ -312,10 +333,19 @@ bad() { # LOG...: what no excuse covers, of enrolled pods
 			return 0
 		}
 		FILENAME == "excuses" { from[++n] = $1; to[n] = $2; kind[n] = $3; next }
-		$3 == "failed" && excuse("away") { next }
-		$3 == "wrong" && / orig4=E[A-Z]* orig6=E/ && excuse("handovers") { next }
+		$3 == "failed" && (excuse("away") || excuse("numbers")) { next }
+		$3 == "failed" && / EPERM$/ && excuse("handovers") { next } # no number to lend
+		$3 == "wrong" && / orig4=E[A-Z]* orig6=E/ &&
+			(excuse("handovers") || excuse("numbers")) { next }
 		$3 == "wrong" && FILENAME == "dns.log" && excuse("switch") { next }
 		{ print FILENAME ": " $0 }' excuses "$@")
+}
+
+# What happened in the ten seconds before each fault and during it, until when.
+around_faults() {
+	(cd "$WORK" && sort -m events <(awk '{ print $1, "   until", $2, $3 }' excuses | sort) | awk '
+		FILENAME == "bad" { if (n < 100) { from[++n] = $2 - 10; to[n] = $3 + 1 }; next }
+		{ for (i = 1; i <= n; i++) if ($1 > from[i] && $1 < to[i]) { print; next } }' bad -)
 }
 
 sums() { # FATE NAME...
@@ -361,7 +391,7 @@ nobody_dead() {
 @test "$SECONDS_TO_SOAK s of everything at random: nothing escapes, nothing is told wrong, nothing stays" {
 	echo "# SEED=$SEED: to repeat it" >&3
 	echo "failed with SEED=$SEED" # shown if it does
-	RANDOM=$SEED SECONDS=0 events=0 mode=node listener=1 shown=0
+	RANDOM=$SEED SECONDS=0 events=0 mode=node numbers=no listener=1 shown=0
 	touch "$WORK"/{excuses,ids,attempts}
 	mkfifo "$WORK/until"
 	exec 9<>"$WORK/until"
@@ -397,15 +427,15 @@ nobody_dead() {
 	note_ids
 	calm
 	progress
-	echo "# $(sed 's/.* event_//' "$WORK/events" | sort | uniq -c | sed 's/^ *\(.*\) \(.*\)/\2 \1/' |
+	echo "# $(sed -n 's/.* event_//p' "$WORK/events" | sort | uniq -c | sed 's/^ *\(.*\) \(.*\)/\2 \1/' |
 		paste -sd ,)" >&3
 	bad one.log two.log in.log sometimes.log dns.log >"$WORK/bad"
 	(cd "$WORK" && grep -H . stranger.log out.log) >>"$WORK/bad" || :
 	grep ESCAPED "$WORK/attempts" >>"$WORK/bad" || :
 	if [ -s "$WORK/bad" ]; then
 		awk -F : 'seen[$1]++ < 5' "$WORK/bad" # of each log
-		echo "$(wc -l <"$WORK/bad") in all; the last events:"
-		tail -n 40 "$WORK/events"
+		echo "$(wc -l <"$WORK/bad") in all: $(cut -d ' ' -f 1,4 "$WORK/bad" | sort | uniq -c | xargs)"
+		around_faults
 		return 1
 	fi
 	for fate in proxied:one proxied:two proxied:in direct:stranger direct:out proxied:dns; do
