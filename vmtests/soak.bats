@@ -165,7 +165,9 @@ numbers_end() { # FROM
 	[ "$numbers" = no ] || [ ${#there[@]} -gt 0 ] || excused numbers "$1"
 }
 
+# Where numbers begin, sockops leaves the clients: what is half-made then stays.
 note_load() {
+	[ "$numbers" != no ] || [ ${#there[@]} = 0 ] || touch "$WORK/left"
 	echo "$EPOCHREALTIME   ${there[0]+numbers} ${options[*]//"$ABOVE"/.}" >>"$WORK/events"
 }
 
@@ -369,8 +371,8 @@ progress() {
 
 # What the maps keep of what lives no more.
 dead() {
-	"$BPFTOOL" -j map dump pinned "$PIN/maps/handovers" | grep -o '"key":[^]]*' |
-		sed 's/^/handovers: /'
+	[ -e "$WORK/left" ] || "$BPFTOOL" -j map dump pinned "$PIN/maps/handovers" |
+		grep -o '"key":[^]]*' | sed 's/^/handovers: /'
 	cat "$PIN/pods" >"$WORK/pods" # which lists the living
 	[ "$(entries pod_ips)" = $(($(wc -l <"$WORK/pods") - 1)) ] || echo "pod_ips: more than pods"
 	awk -v away=$((17 - zt)) 'NR > 1 && ($NF !~ /^(10[.]77[.]|fd00:(00)?77:)/ ||

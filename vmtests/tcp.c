@@ -205,11 +205,17 @@ static void ask_and_judge(union name *to, bool by_connect, struct tally *tally)
 	enum fate fate = FAILED;
 	double began = now();
 	char line[512] = "", text[100] = "";
+	bool answered = false;
+	int tries = 2;
 
 	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
-	if ((by_connect ? connect(fd, &to->any, length(to)) || send(fd, "?", 1, 0) < 0 :
-			  sendto(fd, "?", 1, 0, &to->any, length(to)) < 0) ||
-	    recvfrom(fd, text, sizeof(text) - 1, 0, &from.any, &size) < 0) {
+	if (by_connect && connect(fd, &to->any, length(to)))
+		tries = 0;
+	/* As a resolver does: where packets are dropped for want of room, one may be. */
+	while (!answered && tries-- > 0 &&
+	       sendto(fd, "?", 1, 0, by_connect ? NULL : &to->any, by_connect ? 0 : length(to)) > 0)
+		answered = recvfrom(fd, text, sizeof(text) - 1, 0, &from.any, &size) >= 0;
+	if (!answered) {
 		snprintf(line, sizeof(line), "%s", strerrorname_np(errno));
 	} else {
 		snprintf(line, sizeof(line), "from %s: %s", show(&from), text);
