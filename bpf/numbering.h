@@ -187,18 +187,21 @@ static __always_inline __u16 role_port(const struct settings *cfg, __u32 role)
 				 cfg->outbound_port;
 }
 
+#define LEND_IN_POD (1 << 24)
+
 /*
  * Lends a number to the one connection that the context's socket is to make, to a
- * destination as in destination_to_port(), and keeps it with the socket. In node
- * mode client is as there, 0 for a node program and for strangers. Returns the
- * address, in host byte order, or the port; 0: none is free. Global, as netns.h's
- * walks are.
+ * destination (its address in two halves, and port, with an enum listener_role 16
+ * bits above), and keeps it with the socket. In node mode client is that of struct
+ * number_key, 0 for a node program and for strangers. With LEND_IN_POD in port_role,
+ * for the settings may be others by now, it returns the address, in host byte order;
+ * else the port; 0: none is free. Global, as netns.h's walks are.
  */
 WALK __u32 lend(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1, __u32 port_role, __u64 client)
 {
 	struct handover handover = {
 		.asked = { { .half = { ip0, ip1 } }, port_role },
-		.role = port_role >> 16,
+		.role = port_role >> 16 & 0xff,
 		.lent = bpf_ktime_get_ns() / 1000000000,
 	};
 	const struct settings *cfg = current_settings();
@@ -212,7 +215,7 @@ WALK __u32 lend(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1, __u32 port_role
 	if (!dialled)
 		return 0;
 	dialled->asked = handover.asked;
-	if (in_pod_mode(cfg))
+	if (port_role & LEND_IN_POD)
 		first = LENT_NET, several = LENT_AT_ONCE;
 	else if (client || handover.role == INBOUND)
 		first = FIRST_LENT_PORT, several = FIRST_STRANGERS_PORT - FIRST_LENT_PORT;

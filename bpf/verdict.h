@@ -417,13 +417,13 @@ static __always_inline bool lend_if_need_be(struct bpf_sock_addr *ctx, const str
 	enum listener_role role = counter == STAT_INBOUND ? INBOUND :
 				  counter == STAT_DNS	  ? DNS :
 							    OUTBOUND;
-	bool in_pod = addr_is_lent(&given->ip);
-	__u32 number;
+	__u32 how = addr_is_lent(&given->ip) ? LEND_IN_POD : 0, number;
 
-	if (!in_pod && given->port < FIRST_LENT_PORT)
+	if (!how && given->port < FIRST_LENT_PORT)
 		return true;
-	number = lend(ctx, asked->ip.half[0], asked->ip.half[1], asked->port | role << 16, client);
-	if (in_pod)
+	number = lend(ctx, asked->ip.half[0], asked->ip.half[1], asked->port | role << 16 | how,
+		      client);
+	if (number > 0xffff) /* an address */
 		given->ip.word[3] = bpf_htonl(number);
 	else
 		given->port = number;
