@@ -12,7 +12,7 @@
 #include "direct.h"
 
 #define CONNECTIONS 1000
-#define FIRST_CHAIN 16 /* sockets */
+#define FIRST_CHAIN 32 /* sockets */
 
 #define ZTUNNEL_LISTENS 1 /* for note(): no kernel address */
 

@@ -78,16 +78,18 @@ static __always_inline bool home_takes(const union addr *ip, __u64 netns, struct
 	return !addr_is_zero(ip) && pod_take(ip->half[0], ip->half[1], netns, (__u64)net, numbers);
 }
 
-static __always_inline void home_take(struct cgroup_info *entry, struct net *net, bool numbers)
+/* entry->home, until then: not 0 if the netns was known by other addresses. */
+static __always_inline void home_take(struct cgroup_info *entry, struct net *net)
 {
 	const struct netns_info *now = &entry->now;
 
-	if (home_takes(&now->ip[V4], now->netns, net, numbers))
+	if (home_takes(&now->ip[V4], now->netns, net, entry->home))
 		entry->home_ip[V4] = now->ip[V4];
-	if (home_takes(&now->ip[V6], now->netns, net, numbers))
+	if (home_takes(&now->ip[V6], now->netns, net, entry->home))
 		entry->home_ip[V6] = now->ip[V6];
-	if (!addr_is_zero(&entry->home_ip[V4]) || !addr_is_zero(&entry->home_ip[V6]))
-		entry->home = now->netns;
+	entry->home = !addr_is_zero(&entry->home_ip[V4]) || !addr_is_zero(&entry->home_ip[V6]) ?
+			      now->netns :
+			      0;
 }
 
 /* Global, as netns.h's walks are: remember() has no stack to spare. */
@@ -163,7 +165,7 @@ WALK int remember(__u64 cgroup_number, __u64 net_number, __u64 task_number)
 	__u64 id = BPF_CORE_READ(cgroup, kn, id);
 	struct cgroup_info entry = {};
 	struct cgroup_info *old = bpf_map_lookup_elem(&cgroup_info_map, &id);
-	bool node, again = false;
+	bool node;
 	long err;
 
 	/* All is known, which is what nearly every exec comes to. */
@@ -190,14 +192,14 @@ WALK int remember(__u64 cgroup_number, __u64 net_number, __u64 task_number)
 			bpf_map_update_elem(&cgroup_info_map, &id, &entry, BPF_EXIST);
 			return 0;
 		}
-		again = !node && entry.home; /* the same, with other addresses */
 		cgroup_forget(id);
-		entry.home = 0;
 		entry.home_ip[V4] = (union addr){};
 		entry.home_ip[V6] = (union addr){};
 	}
 	if (!node && !is_below_other_home((__u64)cgroup, entry.now.netns))
-		home_take(&entry, net, again);
+		home_take(&entry, net);
+	else
+		entry.home = 0;
 	err = bpf_map_update_elem(&cgroup_info_map, &id, &entry, BPF_NOEXIST);
 	if (!err)
 		return 0;
