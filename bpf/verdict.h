@@ -16,6 +16,12 @@ enum hook { CONNECT, SENDMSG };
 #define REFUSE 0 /* connect() fails with EPERM */
 #define DNS_PORT 53
 
+/* Read each time: to keep it would take room on the stack, of which there is none. */
+static __always_inline bool is_tcp(const volatile struct bpf_sock_addr *ctx, enum hook hook)
+{
+	return hook == CONNECT && ctx->type == SOCK_STREAM && ctx->protocol == IPPROTO_TCP;
+}
+
 /* Whether the context's socket is in that netns, and the netns as it was then. */
 static __always_inline bool socket_is_in(struct bpf_sock_addr *ctx, const struct netns_info *info)
 {
@@ -318,7 +324,7 @@ static __always_inline enum counter verdict_of(struct bpf_sock_addr *ctx,
 					       __u64 *client, enum hook hook)
 {
 	struct netns_info info = {}, *now = &info;
-	bool tcp = hook == CONNECT && ctx->type == SOCK_STREAM;
+	bool tcp = is_tcp(ctx, hook);
 	enum family family = addr_family(&to->ip);
 	__u64 outside = 0;
 	bool in_pod, dns;
@@ -437,7 +443,7 @@ static __always_inline bool lend_if_need_be(struct bpf_sock_addr *ctx, const str
 static __always_inline int redirect(struct bpf_sock_addr *ctx, const struct endpoint *asked,
 				    struct endpoint *given, enum hook hook)
 {
-	bool tcp = hook == CONNECT && ctx->type == SOCK_STREAM && ctx->protocol == IPPROTO_TCP;
+	bool tcp = is_tcp(ctx, hook);
 	const struct settings *cfg = current_settings();
 	struct dialled *dialled;
 	enum counter counter;
@@ -457,7 +463,7 @@ static __always_inline int redirect(struct bpf_sock_addr *ctx, const struct endp
 	}
 	if (given->port && addr_is_zero(&given->ip))
 		counter = STAT_REFUSED; /* ztunnel has no address of the family */
-	if (tcp)
+	if (is_tcp(ctx, hook))
 		count(counter);
 	else if (given->port)
 		count(counter == STAT_REFUSED ? STAT_QUERY_REFUSED : STAT_QUERY);
@@ -465,13 +471,13 @@ static __always_inline int redirect(struct bpf_sock_addr *ctx, const struct endp
 		return REFUSE;
 	if (hook == CONNECT && !lend_if_need_be(ctx, asked, given, client, counter))
 		return REFUSE; /* the proxy could not know the way */
-	if (tcp)
+	if (is_tcp(ctx, hook))
 		note_verdict(ctx, given);
 	if (addr_is_lent(&given->ip) || given->port >= FIRST_LENT_PORT)
 		return ALLOW;
 	if (!given->port || addr_is_numbered(&given->ip) || given->port >= FIRST_PORT) {
 		/* The socket may have been redirected in an earlier life. */
-		if (tcp && before)
+		if (is_tcp(ctx, hook) && before)
 			bpf_sk_storage_delete(&dialled_sockets, ctx->sk);
 		return ALLOW;
 	}
