@@ -174,6 +174,6 @@ guest_reaches() { # ADDRESS...
 	second_up
 	guest_reaches "local=10.77.0.10:15001 " "orig4=$BACKEND:80 "
 	second unload
-	guest_reaches "local=$BACKEND:80 "
+	retry 50 guest_reaches "local=$BACKEND:80 " # the kernel detaches a moment later
 	proxy_gets "$SERVICE" # of the first
 }
