@@ -261,12 +261,13 @@ event_ztunnel_restarted() {
 
 # As an init container: what the old one has accepted by then ends with it.
 event_ztunnel_replaced() {
-	local old=$zt from
+	local old=$zt from had=$numbers
 	ztunnel_begins $((17 - zt))
 	from=$EPOCHREALTIME
 	load_somehow
 	ztunnel_ends "$old"
 	excused away "$from"
+	[ "$had" = no ] || excused numbers "$from" # the old one is told no more of its own
 }
 
 event_listener_replaced() {
