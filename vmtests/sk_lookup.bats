@@ -55,20 +55,17 @@ seen() { # number|lent PORT ORIGINAL
 }
 
 @test "while load moves to another cgroup both have our program: the number stays" {
-	local hook
+	local hook ids=()
 	for hook in 4 6; do
-		id=$("$BPFTOOL" -j link show pinned "$PIN/links/connect$hook" |
-			grep -oE '"prog_id":[0-9]+' | cut -d : -f 2)
-		"$BPFTOOL" cgroup attach "$CG/client" "connect$hook" id "$id" multi
+		ids[hook]=$("$BPFTOOL" -j link show pinned "$PIN/links/connect$hook" | jq .prog_id)
+		"$BPFTOOL" cgroup attach "$CG/client" "connect$hook" id "${ids[hook]}" multi
 	done
 	run -0 pod client "$TCP" dial 10.77.2.2 80
 	seen number 15001 orig4=10.77.2.2:80
 	run -0 pod client "$TCP" dial fd00:77::2 80
 	seen number 15001 "orig6=[fd00:77::2]:80"
 	for hook in 4 6; do
-		id=$("$BPFTOOL" -j link show pinned "$PIN/links/connect$hook" |
-			grep -oE '"prog_id":[0-9]+' | cut -d : -f 2)
-		"$BPFTOOL" cgroup detach "$CG/client" "connect$hook" id "$id"
+		"$BPFTOOL" cgroup detach "$CG/client" "connect$hook" id "${ids[hook]}"
 	done
 }
 
