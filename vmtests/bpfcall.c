@@ -39,35 +39,39 @@ static int fill(int map, __u32 value_of_all, bool drain)
 	union bpf_attr attr = {
 		.info = { .bpf_fd = map, .info_len = sizeof(info), .info = (__u64)&info }
 	};
-	__u32 n = 0, done = 0, bits, count;
+	__u32 n = 0, done = 0, bits, batch, count;
 	char *keys, *values;
 	bool trie, again;
+	int command;
 
 	if (bpf(BPF_OBJ_GET_INFO_BY_FD, &attr))
 		return 1;
 	trie = info.type == BPF_MAP_TYPE_LPM_TRIE;
+	batch = trie ? 1 : BATCH;
+	if (trie)
+		command = drain ? BPF_MAP_DELETE_ELEM : BPF_MAP_UPDATE_ELEM;
+	else
+		command = drain ? BPF_MAP_DELETE_BATCH : BPF_MAP_UPDATE_BATCH;
 	bits = 8 * (info.key_size - sizeof(bits));
-	keys = calloc(BATCH, info.key_size), values = calloc(BATCH, info.value_size);
-	for (int i = 0; i < BATCH; i++) {
+	keys = calloc(batch, info.key_size), values = calloc(batch, info.value_size);
+	if (trie)
+		memcpy(keys, &bits, sizeof(bits));
+	for (__u32 i = 0; i < batch; i++)
 		memcpy(values + i * info.value_size, &value_of_all, sizeof(value_of_all));
-		if (trie)
-			memcpy(keys + i * info.key_size, &bits, sizeof(bits));
-	}
 	do {
-		for (__u32 i = 1, key = n + 1; i <= BATCH; i++, key++)
+		for (__u32 i = 1, key = n + 1; i <= batch; i++, key++)
 			memcpy(keys + i * info.key_size - sizeof(key), &key, sizeof(key));
-		attr = (union bpf_attr){ .map_fd = map, .key = (__u64)keys };
-		if (!drain)
-			attr.value = (__u64)values, attr.flags = BPF_NOEXIST;
-		if (!trie)
+		if (trie)
+			attr = (union bpf_attr){ .map_fd = map,
+						 .key = (__u64)keys,
+						 .value = drain ? 0 : (__u64)values,
+						 .flags = drain ? 0 : BPF_NOEXIST };
+		else
 			attr = (union bpf_attr){ .batch = { .map_fd = map,
 							    .keys = (__u64)keys,
 							    .values = (__u64)values,
-							    .count = BATCH } };
-		if (trie)
-			again = !bpf(drain ? BPF_MAP_DELETE_ELEM : BPF_MAP_UPDATE_ELEM, &attr);
-		else
-			again = !bpf(drain ? BPF_MAP_DELETE_BATCH : BPF_MAP_UPDATE_BATCH, &attr);
+							    .count = batch } };
+		again = !bpf(command, &attr);
 		count = trie ? again : attr.batch.count; /* how many it did */
 		done += count;
 		n += count + !again;
