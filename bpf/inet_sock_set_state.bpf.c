@@ -82,18 +82,25 @@ static __always_inline bool escapes(struct sock *sk)
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(inet_sock_set_state, struct sock *sk, int old, int new)
 {
-	struct judged *last;
-	bool known;
-	__u32 key = 0;
+	struct judged *note;
+	__u64 cookie;
+	__u32 key;
 
 	if (new != BPF_TCP_SYN_SENT)
 		return 0;
-	last = bpf_map_lookup_elem(&judged, &key);
-	if (!last)
+	cookie = sk->__sk_common.skc_cookie.counter; /* 0: connect has not seen it */
+	key = cookie % JUDGED;
+	note = bpf_map_lookup_elem(&judged, &key);
+	if (!note)
 		return 0;
-	known = last->sk == (__u64)sk && (!last->port || goes_to(sk, last));
-	last->sk = 0; /* the next socket may get its address */
-	if (!known && escapes(sk))
+	if (cookie && note->cookie == cookie) {
+		note->old = 1;
+		if (!note->port || goes_to(sk, note))
+			return 0;
+		/* For the other one of us, while `load` replaces this: it is counted. */
+		note->port = 0;
+	}
+	if (escapes(sk))
 		count(STAT_ESCAPED);
 	return 0;
 }

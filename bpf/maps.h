@@ -151,10 +151,15 @@ struct {
 	__type(value, __u64);
 } proxy_sockets SEC(".maps") __weak;
 
-/* 0 -> struct judged, for each CPU. Written by connect, read by inet_sock_set_state. */
+/*
+ * socket cookie % JUDGED -> struct judged, for the moment between connect's verdict
+ * and the SYN. Written by connect, read by inet_sock_set_state. Not for each CPU: the
+ * task may go on on another one.
+ */
+#define JUDGED 4096
 struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, JUDGED);
 	__type(key, __u32);
 	__type(value, struct judged);
 } judged SEC(".maps") __weak;

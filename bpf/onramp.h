@@ -163,11 +163,11 @@ struct destination {
 	__u16 role;   /* enum listener_role */
 };
 
-/* judged: the last connect() that this CPU had a verdict for. */
+/* judged: a connect() that had a verdict, by the socket's cookie. */
 struct judged {
-	__u64 sk;   /* address of the kernel's socket */
-	__u32 port; /* where it was redirected to; 0: not at all */
-	__u32 pad;
+	__u64 cookie; /* 0: none */
+	__u32 port;   /* where it was redirected to; 0: not at all */
+	__u32 old;    /* another may take its place: it has been read, or passed over once */
 	union addr ip;
 };
 

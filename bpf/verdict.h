@@ -405,14 +405,20 @@ WALK int redirected_before(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1, __u3
 /* Tells inet_sock_set_state that the socket's connection has a verdict: given, or to pass. */
 static __always_inline void note_verdict(struct bpf_sock_addr *ctx, const struct endpoint *given)
 {
-	__u32 key = 0;
-	struct judged *last = bpf_map_lookup_elem(&judged, &key);
+	__u64 cookie = bpf_get_socket_cookie(ctx);
+	__u32 key = cookie % JUDGED;
+	struct judged *note = bpf_map_lookup_elem(&judged, &key);
 
-	if (!last)
+	if (!note)
 		return;
-	last->sk = (__u64)bpf_skc_to_tcp_sock(ctx->sk);
-	last->port = given->port;
-	last->ip = given->ip;
+	if (note->cookie && note->cookie != cookie && !note->old) {
+		note->old = 1; /* rare: that one's SYN may be about to leave */
+		return;
+	}
+	note->cookie = cookie;
+	note->old = 0;
+	note->port = given->port;
+	note->ip = given->ip;
 }
 
 /* Where a number is to be lent: lends it. False: there was none. */

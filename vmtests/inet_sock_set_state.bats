@@ -63,9 +63,12 @@ passes() {
 @test "a program after ours that takes a redirected connection elsewhere" {
 	"$BPFTOOL" prog loadall "$ROOT/build/other.bpf.o" "$WORK/bpf/other"
 	"$BPFTOOL" cgroup attach "$CG" cgroup_inet4_connect pinned "$WORK/bpf/other/other_connect4" multi
+	# `load` attaches the new one before the old one has gone: for longer, here.
+	"$BPFTOOL" link pin pinned "$PIN/links/inet_sock_set_state" "$WORK/bpf/kept"
 	# For ztunnel an address that the other sends to 10.77.2.2.
 	"$ONRAMP" load -z 10.96.0.10 -p "$PIN" -c "$CG" -n "/run/netns/$RUN-node"
 	run -1 pod client "$TCP" dial 10.77.2.2 80
+	rm "$WORK/bpf/kept"
 	escaped 5
 	"$BPFTOOL" cgroup detach "$CG" cgroup_inet4_connect pinned "$WORK/bpf/other/other_connect4"
 	reload -z "$ZTUNNEL_POD_IP6"
