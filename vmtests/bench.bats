@@ -3,7 +3,7 @@
 # make bench: one tiny round has every row, and a proxy that is told a wrong
 # original destination, or none, ends it.
 
-# bats file_tags=native
+# bats file_tags=native,alone
 load helpers.bash
 
 ours() { # netns and cgroups of any bench

@@ -1,5 +1,6 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+# bats file_tags=alone
 # The loader: what it refuses and how, upgrades, failures half-way, unload.
 
 load helpers.bash
