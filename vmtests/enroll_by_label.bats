@@ -1,6 +1,6 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-# bats file_tags=native
+# bats file_tags=native,long
 # scripts/enroll-by-label, with the real kubectl and the real loader, against
 # fake-apiserver. Most pods are known to the API server only; r1 to r3 are real.
 

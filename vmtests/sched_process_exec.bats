@@ -1,5 +1,6 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+# bats file_tags=long
 # sched_process_exec: a pod is known from its first exec, so that its first
 # connect() is captured, and a visit to a pod's netns changes nothing.
 
