@@ -61,9 +61,10 @@ direct() { # DESTINATION
 }
 
 @test "enrolled pod: TCP port 53 goes to ztunnel's DNS port with DNS capture" {
+	settings_read
 	reload -d
 	run -0 pod client "$TCP" dial 10.77.2.2 53
-	reload
+	settings_write
 	captured 15053 10.77.2.2:53
 }
 
@@ -193,9 +194,10 @@ direct() { # DESTINATION
 }
 
 @test "host capture off: node program to an enrolled pod is left alone" {
+	settings_read
 	reload -H
 	run -0 node "$TCP" dial 10.77.1.3 80
-	reload
+	settings_write
 	direct 10.77.1.3:80
 	run -0 node "$TCP" dial 10.77.1.3 80
 	captured 15006 10.77.1.3:80
@@ -209,20 +211,20 @@ direct() { # DESTINATION
 }
 
 @test "no ztunnel address: everything passes; set by bpftool it works at once" {
-	saved=$("$BPFTOOL" -j map dump pinned "$PIN/maps/settings" | jq -r '.[0].value | join(" ")')
+	settings_read
 	"$BPFTOOL" map delete pinned "$PIN/maps/settings" key 0 0 0 0
 	run -0 pod client "$TCP" dial 10.77.2.2 80
-	# shellcheck disable=SC2086 # bytes
-	"$BPFTOOL" map update pinned "$PIN/maps/settings" key 0 0 0 0 value hex ${saved//0x/}
+	settings_write
 	direct 10.77.2.2:80
 	run -0 pod client "$TCP" dial 10.77.2.2 80
 	captured 15001 10.77.2.2:80
 }
 
 @test "a dead ztunnel refuses; nothing goes around it" {
+	settings_read
 	ZTUNNEL_POD_IP=10.77.2.2 reload
 	run -1 pod client "$TCP" dial 10.77.1.3 80
-	reload
+	settings_write
 	is "$output" ECONNREFUSED
 }
 
@@ -236,6 +238,5 @@ direct() { # DESTINATION
 	direct 10.77.1.3:80
 	run -0 pod ztunnel "$TCP" dial 10.77.1.3 80
 	onramp forget 10.77.0.0/16
-	reload
 	has "local=$ZTUNNEL_POD_IP:15001 "
 }

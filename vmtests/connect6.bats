@@ -117,7 +117,10 @@ captured() { # PORT ORIGINAL
 }
 
 @test "a family that ztunnel has no address for is refused, never let through" {
+	settings_read
+	both=$settings
 	reload
+	settings_read
 	before=$(connects refused no_ztunnel_for_family)
 	run -1 pod client "$TCP" dial fd00:77::2 80
 	is "$output" EPERM
@@ -132,11 +135,11 @@ captured() { # PORT ORIGINAL
 	captured 15001 fd00:77::2:80
 	# Node programs are not enrolled: theirs passes.
 	run -0 node "$TCP" dial ::ffff:10.77.2.2 80
-	reload
+	settings_write
 	pod six true
 	run -0 node "$TCP" dial fd00:77:0:0:6::6 80
 	has "local=[fd00:77::6:0:0:6]:80 "
-	reload -z "$ZTUNNEL_POD_IP6"
+	settings=$both settings_write
 }
 
 @test "a mapped destination is captured, and the client sees it as its peer" {

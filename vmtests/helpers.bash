@@ -107,8 +107,7 @@ run_in() { light_run_in "$@"; }
 light_run_in() { # CGROUP NETNS COMMAND...
 	local cgroup=$1 netns=$2
 	shift 2
-	nsenter --net="/run/netns/$RUN-$netns" -- \
-		sh -c 'echo 0 >"$0/cgroup.procs" && exec "$@"' "$CG/$cgroup" "$@"
+	"$TCP" in "$CG/$cgroup/cgroup.procs" "/run/netns/$RUN-$netns" "$@"
 }
 pod() { local name=$1; shift; run_in "$name" "$name" "$@"; } # NAME COMMAND...
 node() { run_in node node "$@"; }                            # COMMAND...
@@ -148,6 +147,20 @@ reload() { # OPTION...
 # From ztunnel's own netns, as its init container does: with sk_lookup.
 reload_there() { # OPTION...
 	ONRAMP_NETNS=ztunnel reload "$@"
+}
+
+# What a load has written to settings, and that again: done sooner than another load,
+# where it was settings alone that the load between had changed.
+settings_read() {
+	settings=$("$BPFTOOL" -j map lookup pinned "$PIN/maps/settings" key 0 0 0 0)
+	settings=${settings#*\"value\":[}
+	settings=${settings%%]*}
+	settings=${settings//[\",]/ }
+}
+
+settings_write() {
+	# shellcheck disable=SC2086 # bytes
+	"$BPFTOOL" map update pinned "$PIN/maps/settings" key 0 0 0 0 value $settings
 }
 
 # A node with ztunnel, an enrolled client and a server that is not.
