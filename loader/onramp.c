@@ -14,6 +14,7 @@
 #define need(condition, ...) ((condition) ? (void)0 : errx(1, __VA_ARGS__))
 #define run(link) need(!read(open(pin("links/", link), O_RDONLY), &(char){ 0 }, 1), link ": %m")
 #define is(name) (program == skel->progs.name)
+#define pin(in, name) (asprintf((char **)&path, "%s/%s%s", arg['p'], in, name) > 0 ? path : "")
 #define CAPABILITIES "CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN; before 5.11 CAP_SYS_RESOURCE"
 #define HYBRID "/sys/fs/cgroup/unified" /* cgroup2, where v1 is at the usual place */
 /* Something to change, and what was there before: an entry of a map, or a program's pin. */
@@ -26,18 +27,12 @@ static struct change {
 } * changes, *wishes;
 static int wanted, done; /* how many wishes and changes */
 /* By option letter; and g, s, l: where getsockopt, sock_ops and lookup are attached */
-static const char *arg[128] = { ['p'] = "/sys/fs/bpf/onramp", ['l'] = "/proc/self/ns/net" };
+static const char *path, *arg[128] = { ['p'] = "/sys/fs/bpf/onramp", ['l'] = "/proc/self/ns/net" };
 static struct onramp *skel;
 
 static int print(enum libbpf_print_level level, const char *format, va_list args)
 {
 	return (void)level, vfprintf(stderr, format, args);
-}
-
-static char *pin(const char *folder, const char *name)
-{
-	char *path;
-	return asprintf(&path, "%s/%s%s", arg['p'], folder, name) > 0 ? path : NULL;
 }
 
 static struct prefix parse(const char *text)
@@ -49,8 +44,7 @@ static struct prefix parse(const char *text)
 	need(bits == 32 || inet_pton(AF_INET6, copy, &ip) == 1, "%s: give an IP address", text);
 	length = fields == 1 && !text[end = strlen(copy)] ? bits : length;
 	need(!text[end] && length >= 0 && length <= bits, "%s: give 0 to %d bits", text, bits);
-	for (int bit = 128 - bits + length; bit < 128; bit++)
-		ip.byte[bit / 8] &= ~(0x80 >> bit % 8);
+	for (int b = 128 - bits + length; b < 128; b++) ip.byte[b / 8] &= ~(0x80 >> b % 8);
 	return (struct prefix){ 128 - bits + length, ip };
 }
 
@@ -117,8 +111,9 @@ static void attach(struct bpf_program *program) /* in the place of its predecess
 	LIBBPF_OPTS(bpf_iter_attach_opts, opts, .link_info = &iter, .link_info_len = sizeof(iter));
 	struct change *c = &changes[done++];
 	struct bpf_link_info info = {};
+	struct bpf_prog_info other = {}; /* who keeps us out */
 	struct bpf_link *link;
-	int err;
+	__u32 id = 0, size = sizeof(other), err;
 	c->text = pin(strstr("pods rules metrics direct", name) ? "" : "links/", name);
 	c->old_link = bpf_obj_get(c->text);
 	if (!bpf_program__autoload(program) || !to)
@@ -137,7 +132,12 @@ static void attach(struct bpf_program *program) /* in the place of its predecess
 		err = !link || bpf_link__pin(link, new) ||
 		      (rename(new, c->text) && (unlink(new), 1));
 	}
-	need(!err, "%s: cannot attach to %s: %m: see onramp-doctor", name, to);
+	if ((err = err ? errno : 0) == EPERM) /* the first there is exclusive: see README */
+		bpf_prog_query(open(to, O_RDONLY), bpf_program__expected_attach_type(program),
+			       BPF_F_QUERY_EFFECTIVE, NULL, &id, &(__u32){ 1 }),
+			bpf_obj_get_info_by_fd(bpf_prog_get_fd_by_id(id), &other, &size);
+	need(!err, "%s: cannot attach to %s: %s: %s%s", name, to, strerror(err),
+	     *other.name ? "in the way: " : "see onramp-doctor", other.name);
 }
 
 static void load(bool loaded)

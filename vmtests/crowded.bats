@@ -86,8 +86,8 @@ refused_by() { # NAMED
 }
 
 @test "exclusively on the same cgroup or a parent, before onramp: said so, nothing changed" {
-	beside exclusive "$CG" refused_by "see onramp-doctor"
-	beside exclusive "$ABOVE" refused_by "see onramp-doctor"
+	beside exclusive "$CG" refused_by "in the way: other_connect4"
+	beside exclusive "$ABOVE" refused_by "in the way: other_connect4"
 }
 
 @test "load balancer on a parent, before onramp or after: the proxy gets the service" {
