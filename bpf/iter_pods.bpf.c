@@ -9,9 +9,13 @@
  */
 #include "direct.h"
 
-/* Chains of the table: 524,288 at most, unless the kernel was told otherwise. */
-#define PARTS 512
-#define PART 1024
+/*
+ * Chains of the table: 524,288 at most, unless the kernel was told otherwise. In three
+ * steps, for the verifier follows each turn of each loop.
+ */
+#define PARTS 128
+#define ROWS 64	 /* of a part */
+#define ROW 64	 /* chains */
 #define CHAIN 64 /* sockets */
 
 #define NO_COUNT (~0ULL) /* of the node's netns */
@@ -47,21 +51,29 @@ WALK int chain_count(__u64 head, __u64 session)
 	return 0;
 }
 
-WALK int part_count(__u64 heads, __u32 last, __u64 session)
+WALK int row_count(__u64 heads, __u32 last, __u64 session)
 {
-	for (__u32 i = 0; i < PART && i <= last; i++)
+	for (__u32 i = 0; i < ROW && i <= last; i++)
 		chain_count(heads + i * sizeof(struct inet_ehash_bucket), session);
 	return 0;
 }
 
-WALK int table_count(__u64 heads, __u32 last, __u64 session)
+WALK int part_count(__u64 heads, __u32 last, __u64 session)
 {
-	__u32 last_part = last / PART;
-
-	for (__u32 i = 0; i < PARTS && i <= last_part; i++)
-		part_count(heads + i * PART * sizeof(struct inet_ehash_bucket), last - i * PART,
-			   session);
+	for (__u32 i = 0; i < ROWS && i <= last / ROW; i++)
+		row_count(heads + i * ROW * sizeof(struct inet_ehash_bucket), last - i * ROW,
+			  session);
 	return 0;
+}
+
+/* Not global: that would be one call too many below each other. */
+static __always_inline void table_count(__u64 heads, __u32 last, __u64 session)
+{
+	__u32 part = ROWS * ROW;
+
+	for (__u32 i = 0; i < PARTS && i <= last / part; i++)
+		part_count(heads + i * part * sizeof(struct inet_ehash_bucket), last - i * part,
+			   session);
 }
 
 /* In the netns, which is a pod's. */

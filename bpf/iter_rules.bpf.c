@@ -11,8 +11,8 @@
 #include "maps.h"
 #include "addr.h"
 
-#define RULES_PER_TURN 32
-#define TURNS 2048     /* times RULES_PER_TURN: as many as both maps hold */
+#define RULES_PER_TURN 8
+#define TURNS 8192     /* times RULES_PER_TURN: as many as both maps hold */
 #define INTERMEDIATE 1 /* lpm_trie_node.flags: a fork, not an entry */
 
 struct place {

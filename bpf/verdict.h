@@ -182,22 +182,21 @@ static __always_inline bool ztunnel_is_in_pod(struct bpf_sock_addr *ctx, const s
 	return kinds != 0;
 }
 
-/* The address that the socket is bound to; zero: none. */
-static __always_inline union addr bound_address(struct bpf_sock_addr *ctx)
+/* Whether the socket is bound to an address of ip's family: which, is in *bound then. */
+static __always_inline bool is_bound(struct bpf_sock_addr *ctx, const union addr *ip,
+				     union addr *bound)
 {
 	struct tcp_sock *tcp = bpf_skc_to_tcp_sock(ctx->sk);
 	const struct sock_common *sk;
-	union addr ip = {};
 
 	if (!tcp)
-		return ip;
+		return false;
 	sk = &tcp->inet_conn.icsk_inet.sk.__sk_common;
-	if (ctx->user_family == AF_INET && !sk->skc_rcv_saddr)
-		return ip;
 	if (ctx->user_family == AF_INET)
-		return addr_from_v4(sk->skc_rcv_saddr);
-	bpf_core_read(&ip, sizeof(ip), &sk->skc_v6_rcv_saddr);
-	return ip;
+		*bound = sk->skc_rcv_saddr ? addr_from_v4(sk->skc_rcv_saddr) : (union addr){};
+	else
+		bpf_core_read(bound, sizeof(*bound), &sk->skc_v6_rcv_saddr);
+	return !addr_is_zero(bound) && addr_is_v4(bound) == addr_is_v4(ip);
 }
 
 /*
@@ -207,11 +206,11 @@ static __always_inline union addr bound_address(struct bpf_sock_addr *ctx)
  */
 WALK int bind_to(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1)
 {
-	union addr ip = { .half = { ip0, ip1 } }, bound = bound_address(ctx);
+	union addr ip = { .half = { ip0, ip1 } }, bound = {};
 	struct sockaddr_in v4 = { .sin_family = AF_INET, .sin_addr.s_addr = ip.word[3] };
 	struct sockaddr_in6 v6 = { .sin6_family = AF_INET6 };
 
-	if (addr_is_zero(&ip) || (!addr_is_zero(&bound) && addr_is_v4(&bound) == addr_is_v4(&ip)))
+	if (addr_is_zero(&ip) || is_bound(ctx, &ip, &bound))
 		return 0;
 	if (ctx->user_family == AF_INET)
 		return bpf_bind(ctx, (struct sockaddr *)&v4, sizeof(v4));
@@ -227,9 +226,9 @@ WALK int bind_to(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1)
  */
 WALK __u64 socket_client(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1, bool others)
 {
-	union addr ip = { .half = { ip0, ip1 } }, bound = bound_address(ctx);
+	union addr ip = { .half = { ip0, ip1 } }, bound = {};
 
-	if (!addr_is_zero(&bound) && addr_is_v4(&bound) == addr_is_v4(&ip))
+	if (is_bound(ctx, &ip, &bound))
 		return client_of(&bound);
 	if (others && bind_to(ctx, ip0, ip1))
 		return 0; /* it has a port: who knows which address it will get */
@@ -242,10 +241,10 @@ WALK __u64 socket_client(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1, bool o
  */
 WALK __u64 known_client(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1)
 {
-	union addr ip = { .half = { ip0, ip1 } }, bound = bound_address(ctx);
+	union addr ip = { .half = { ip0, ip1 } }, bound = {};
 	struct pod *pod;
 
-	if (!addr_is_zero(&bound) && addr_is_v4(&bound) == addr_is_v4(&ip))
+	if (is_bound(ctx, &ip, &bound))
 		ip = bound;
 	pod = bpf_map_lookup_elem(&pod_ips, &ip);
 	if (!pod || pod->netns != socket_netns_id(ctx)) /* a hybrid node's are not known */

@@ -30,7 +30,7 @@ proxy_up() { # NETNS [OPTION]... PORT
 	# Braces: bash would tell of their end on our standard error.
 	{ run_in "$cgroup" "$netns" "$BENCH" proxy -c "$CPU" "$@" >"$WORK/proxy-$netns"; } \
 		2>"$WORK/proxy-$netns.err" 3>&- &
-	retry 100 grep -q ready "$WORK/proxy-$netns"
+	ready "$WORK/proxy-$netns"
 	read -r "proxies[$netns]" <"$CG/$cgroup/cgroup.procs"
 }
 

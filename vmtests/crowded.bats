@@ -142,7 +142,7 @@ second_up() {
 	mkdir -p "$ABOVE/second/guest" "$ABOVE/second/ztunnel"
 	run_in ../second/ztunnel ztunnel2 "$TCP" serve 0.0.0.0 15001 >"$WORK/second" 3>&- &
 	disown
-	retry 100 grep -q ready "$WORK/second"
+	ready "$WORK/second"
 	second load -z 10.77.0.10 -c "$ABOVE/second" -n "/run/netns/$RUN-node" -e 10.77.4.0/24
 }
 

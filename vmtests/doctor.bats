@@ -365,7 +365,7 @@ dead() { # LINK: by and by
 	says 0 "warn  ztunnel   listens on 15001 in no pod, so that none is enrolled: see its log"
 	run_in proxy server "$TCP" share 127.0.0.1 15001 >"$WORK/share" 3>&- &
 	disown
-	retry 100 grep -q ready "$WORK/share"
+	ready "$WORK/share"
 	doctor
 	says 0
 	has "ok    ztunnel   listens on 15001 in 1 of "

@@ -33,6 +33,7 @@ node_up() { # NAME
 	PIN=$WORK/bpf/onramp
 	export RUN CG WORK PIN
 	mkdir "$CG" "$CG/node" "$WORK/bpf"
+	mkfifo "$WORK/pause"
 	mount -t bpf bpf "$WORK/bpf"
 	ip netns add "$RUN-node"
 	# A bridge without an address of its own takes its ports', as they come and go.
@@ -85,14 +86,14 @@ pod_down() { # NAME
 cgroup_end() { # DIRECTORY
 	local dir pid
 	[ -d "$1" ] || return 0
+	shopt -s globstar
 	for _ in {1..100}; do
-		while read -r dir; do
+		for dir in "$1"/**/; do
 			while read -r pid; do kill -9 "$pid" 2>/dev/null || :; done \
 				<"$dir/cgroup.procs" 2>/dev/null
-			rmdir "$dir" 2>/dev/null || :
-		done < <(find "$1" -depth -type d)
-		[ -d "$1" ] || return 0
-		sleep 0.05
+		done
+		! find "$1" -type d -delete 2>/dev/null || return 0
+		pause
 	done
 	echo "cgroup $1 is still populated" >&2
 	return 1
@@ -120,7 +121,23 @@ server_up() { # serve|web POD ADDRESS PORT...
 	: >"$out" # or the one before is taken for ready
 	run_in "$2" "$2" "$TCP" "$1" "${@:3}" >>"$out" 2>&1 3>&- &
 	disown # or bash tells of its end
-	retry 100 grep -q ready "$out"
+	ready "$out"
+}
+
+# Waits until a server has written that it is ready, for 5 seconds at most.
+ready() { # FILE
+	local said
+	for _ in {1..100}; do
+		mapfile -t said <"$1"
+		[[ ${said[*]-} != *ready* ]] || return 0
+		pause
+	done
+	echo "gave up: in $1: ${said[*]-}" >&2
+	return 1
+}
+
+pause() { # 50 ms, without a program
+	read -rt 0.05 _ <>"$WORK/pause" || :
 }
 
 # The command until it succeeds, N times at most, 50 ms apart.
@@ -129,7 +146,7 @@ retry() { # N COMMAND...
 	shift
 	while ! "$@"; do
 		[ $((n -= 1)) -gt 0 ] || { echo "gave up: $*" >&2; return 1; }
-		sleep 0.05
+		if [ -p "${WORK-}/pause" ]; then pause; else sleep 0.05; fi
 	done
 }
 
@@ -256,9 +273,7 @@ node_down() {
 	escaped=$([ ! -e "$PIN/metrics" ] || metric escaped_total)
 	[ ! -e "$PIN" ] || onramp unload
 	cgroup_end "$CG"
-	ip netns list | awk '{ print $1 }' | while read -r ns; do
-		case $ns in "$RUN"-*) ip netns del "$ns" ;; esac
-	done
+	for ns in "/run/netns/$RUN"-*; do echo "netns del ${ns##*/}"; done | ip -batch -
 	umount "$WORK/bpf"
 	rm -rf --one-file-system "$WORK"
 	mine=$(ip netns list | grep "^$RUN" || :)

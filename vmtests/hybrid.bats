@@ -50,7 +50,7 @@ hybrid() { # NAME COMMAND...
 background() { # POD ADDRESS PORT...
 	hybrid "$1" "$TCP" serve "${@:2}" >"$WORK/serve-$1" 2>&1 3>&- &
 	disown
-	retry 100 grep -q ready "$WORK/serve-$1"
+	ready "$WORK/serve-$1"
 }
 
 @test "enrolled, not enrolled, ztunnel and node in one cgroup, in turn: each its own verdict" {

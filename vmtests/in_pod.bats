@@ -5,6 +5,8 @@
 
 load helpers.bash
 
+WALL=${ONRAMP_TEST_WALL:-20000}
+
 setup_file() {
 	node_up in_pod
 	mkdir "$CG/ztunnel"
@@ -33,7 +35,7 @@ listen_in() { # POD ADDRESS PORT...
 	mkdir -p "$CG/ztunnel/$1"
 	run_in "ztunnel/$1" "$1" "$TCP" share "${@:2}" >"$out" 2>&1 3>&- &
 	disown
-	retry 100 grep -q ready "$out"
+	ready "$out"
 }
 leave() { # POD
 	cgroup_end "$CG/ztunnel/$1"
@@ -107,21 +109,30 @@ dial($family)"
 	is "$(grep -c ' local=\[::ffff:127\.[12].* orig4=10.77.2.2:80 ' <<<"$output")" 20
 }
 
-@test "more connections to one destination than the pod has ports" {
-	local range=/proc/sys/net/ipv4/ip_local_port_range
-	run_in client client sh -c "echo 40000 40049 >$range"
-	run -0 pod client "$TCP" flood 300 10.77.2.2 80 </dev/null
-	is "$output" "300 begun"
-	# Where ztunnel listens on one address alone, there is the wall.
-	run_in other other sh -c "echo 40000 40049 >$range"
+@test "$WALL connections, each in TIME_WAIT after, to one destination" {
+	local bench=$ROOT/build/bench ports=$((WALL * 28232 / 200000))
+	leave client
+	mkdir "$CG/ztunnel/client"
+	run_in ztunnel/client client "$bench" proxy 15001 >"$WORK/proxy" 3>&- &
+	disown
+	ready "$WORK/proxy"
+	ip netns exec "$RUN-client" sysctl -qw net.ipv4.tcp_max_tw_buckets=1000000 \
+		net.ipv4.ip_local_port_range="$((61000 - ports)) 60999"
+	run -0 pod client "$bench" client -W -n "$WALL" -o 10.77.2.2:80 10.77.2.2 80
+	echo "# in-pod mode, $WALL connections to one destination, $ports ports: $output" >&3
+	ip netns exec "$RUN-client" sysctl -qw net.ipv4.ip_local_port_range="32768 60999"
+	leave client
+	listen_in client :: 15001 15053
+}
+
+@test "where ztunnel listens on one address alone, a pod has as many connections as ports" {
+	ip netns exec "$RUN-other" sysctl -qw net.ipv4.ip_local_port_range="40000 40049"
 	listen_in other 127.0.0.1 15001
 	run -0 pod other "$TCP" flood 300 10.77.2.2 80 </dev/null
 	never_began 250
 	leave other
 	is "$output" "50 begun"
-	for pod in client other; do
-		run_in $pod $pod sh -c "echo 32768 60999 >$range"
-	done
+	ip netns exec "$RUN-other" sysctl -qw net.ipv4.ip_local_port_range="32768 60999"
 }
 
 @test "a number is one pod's: dialled by another, it stands for nothing" {
@@ -175,7 +186,7 @@ dial($family)"
 	mkdir "$CG/ztunnel/second"
 	run_in ztunnel/second other "$TCP" share 0.0.0.0 15001 >"$WORK/second" 2>&1 3>&- &
 	disown
-	retry 100 grep -q ready "$WORK/second"
+	ready "$WORK/second"
 	leave other
 	cgroup_end "$CG/ztunnel/second"
 	is "$(entries ztunnel_listeners)" 1 # client's
@@ -230,7 +241,7 @@ dial($family)"
 @test "a listener that is not ztunnel's enrols nobody" {
 	mkdir "$CG/other/own"
 	run_in other/own other "$TCP" serve :: 15001 >"$WORK/own" 2>&1 3>&- &
-	retry 100 grep -q ready "$WORK/own"
+	ready "$WORK/own"
 	run -0 run_in other/own other "$TCP" dial 10.77.2.2 80
 	cgroup_end "$CG/other/own"
 	has " local=[::ffff:10.77.2.2]:80 "
@@ -239,7 +250,7 @@ dial($family)"
 @test "a listener of the pod's beside ztunnel's hides nothing" {
 	for i in 1 2 3; do
 		run_in client client "$TCP" share :: 15001 >"$WORK/beside$i" 2>&1 3>&- &
-		retry 100 grep -q ready "$WORK/beside$i"
+		ready "$WORK/beside$i"
 	done
 	# It may rob itself, but nothing gets out.
 	for i in {1..9}; do

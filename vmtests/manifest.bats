@@ -166,7 +166,7 @@ in_pod() {
 	mkdir "$inside"
 	run_in "${inside#"$CG/"}" client "$TCP" share :: 15001 >"$WORK/inside" 2>&1 3>&- &
 	disown
-	retry 100 grep -q ready "$WORK/inside"
+	ready "$WORK/inside"
 	run -0 pod client "$TCP" dial 10.77.2.2 80
 	cgroup_end "$inside"
 	[[ $output == *" local=[::ffff:127."*" orig4=10.77.2.2:80 "* ]] || { echo "$output"; return 1; }

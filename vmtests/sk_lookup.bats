@@ -216,7 +216,7 @@ others_are_lent() {
 	mkdir "$CG/ztunnel"
 	run_in ztunnel ztunnel "$BENCH" proxy 15001 >"$WORK/proxy" 3>&- &
 	disown
-	retry 100 grep -q ready "$WORK/proxy"
+	ready "$WORK/proxy"
 	ip netns exec "$RUN-client" sysctl -qw net.ipv4.tcp_max_tw_buckets=1000000 \
 		net.ipv4.ip_local_port_range="$((61000 - ports)) 60999"
 	run -0 pod client "$BENCH" client -W -n "$WALL" -o 10.77.2.2:80 10.77.2.2 80
@@ -236,7 +236,7 @@ others_are_lent() {
 		print("ready", flush=True)
 		open("'"$WORK"'/loaded").read()
 		print(*s.getpeername())' >"$WORK/named" 3>&- &
-	retry 100 grep -q ready "$WORK/named"
+	ready "$WORK/named"
 	reload # from elsewhere
 	echo >"$WORK/loaded"
 	retry 100 grep -q 10. "$WORK/named"

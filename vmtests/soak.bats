@@ -42,7 +42,7 @@ setup_file() {
 	routes_to_light_pods server
 	run_in server server "$TCP" both :: 80 53 >"$WORK/server" 2>&1 3>&- 9>&- &
 	disown
-	retry 100 grep -q ready "$WORK/server"
+	ready "$WORK/server"
 	# All know ztunnel's two addresses: who asks for one that is away is refused
 	# when it is back. Where a flood goes nobody answers.
 	neighbours node br0 02:77:00:00:00
@@ -101,7 +101,7 @@ ztunnel_serves() {
 	: >"$WORK/z$zt"
 	run_in "ztunnel/z$zt" "z$zt" "$TCP" both :: 15001 15006 15053 >>"$WORK/z$zt" 2>&1 3>&- 9>&- &
 	disown
-	retry 100 grep -q ready "$WORK/z$zt"
+	ready "$WORK/z$zt"
 }
 
 ztunnel_ends() { # 8|9
@@ -114,7 +114,7 @@ listener_begins() { # POD N
 	mkdir "$CG/ztunnel/in-$1-$2"
 	run_in "ztunnel/in-$1-$2" "$1" "$TCP" both :: 15001 15053 >"$WORK/in-$1-$2" 2>&1 3>&- 9>&- &
 	disown
-	retry 100 grep -q ready "$WORK/in-$1-$2"
+	ready "$WORK/in-$1-$2"
 }
 
 # Load that lasts until `calm` closes 9, which nobody else has open.

@@ -21,7 +21,7 @@ setup_file() {
 	for address in 10.77.2.2 fd00:77::2; do
 		pod server "$SOCKETS" serve "$address" 80 >"$WORK/others-$address" 2>&1 3>&- &
 		disown
-		retry 100 grep -q ready "$WORK/others-$address"
+		ready "$WORK/others-$address"
 	done
 	pod client sh -c 'echo 0 0 >/proc/sys/net/ipv4/ping_group_range'
 	mkdir "$CG/ztunnel/in-client"
@@ -76,7 +76,7 @@ cells() { # COLUMN ADDRESS
 
 @test "in-pod mode: IPv4 and IPv6" {
 	run_in ztunnel/in-client client "$TCP" serve :: 15001 >"$WORK/in-client" 2>&1 3>&- &
-	retry 100 grep -q ready "$WORK/in-client"
+	ready "$WORK/in-client"
 	"$ONRAMP" load -z 127.0.0.1 -z ::1 -p "$PIN" -c "$CG" -n "/run/netns/$RUN-node" \
 		-t "$CG/ztunnel"
 	cells in-pod,IPv4 10.77.2.2
