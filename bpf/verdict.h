@@ -381,18 +381,36 @@ static __always_inline enum counter verdict_of(struct bpf_sock_addr *ctx,
 
 enum before { NEVER, EARLIER, JUST_NOW };
 
+/* What was noted of the socket's verdict, or of another's; NULL: there is none. */
+static __always_inline struct judged *noted_verdict(__u64 cookie)
+{
+	__u32 key = cookie % JUDGED;
+
+	return bpf_map_lookup_elem(&judged, &key);
+}
+
 /*
  * When the context's socket was redirected: in this very call, to ip (in two
  * halves) and port, by our program on a cgroup further down (while `load` moves
  * to another cgroup, both have one), or in an earlier life. A connect() to
  * ztunnel itself after one that sent nothing looks like the former. Global, as
  * netns.h's walks are.
+ *
+ * A number is known by the note, whatever settings say of it by now.
  */
 WALK int redirected_before(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1, __u32 port)
 {
 	const struct dialled *dialled = bpf_sk_storage_get(&dialled_sockets, ctx->sk, NULL, 0);
 	union addr ip = { .half = { ip0, ip1 } };
 
+	if (port >= FIRST_PORT && ctx->type == SOCK_STREAM) {
+		__u64 cookie = bpf_get_socket_cookie(ctx);
+		const struct judged *note = noted_verdict(cookie);
+
+		if (note && note->cookie == cookie && !note->old && note->port == port &&
+		    addr_equal(&note->ip, &ip))
+			return JUST_NOW;
+	}
 	if (!dialled)
 		return NEVER;
 	if (ctx->type != SOCK_STREAM || dialled->handover.client_port ||
@@ -405,8 +423,7 @@ WALK int redirected_before(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1, __u3
 static __always_inline void note_verdict(struct bpf_sock_addr *ctx, const struct endpoint *given)
 {
 	__u64 cookie = bpf_get_socket_cookie(ctx);
-	__u32 key = cookie % JUDGED;
-	struct judged *note = bpf_map_lookup_elem(&judged, &key);
+	struct judged *note = noted_verdict(cookie);
 
 	if (!note)
 		return;

@@ -33,7 +33,7 @@ node_up() { # NAME
 	PIN=$WORK/bpf/onramp
 	export RUN CG WORK PIN
 	mkdir "$CG" "$CG/node" "$WORK/bpf"
-	mkfifo "$WORK/pause"
+	mkfifo "$WORK/silent"
 	mount -t bpf bpf "$WORK/bpf"
 	ip netns add "$RUN-node"
 	# A bridge without an address of its own takes its ports', as they come and go.
@@ -93,7 +93,7 @@ cgroup_end() { # DIRECTORY
 				<"$dir/cgroup.procs" 2>/dev/null
 		done
 		! find "$1" -type d -delete 2>/dev/null || return 0
-		pause
+		a_moment
 	done
 	echo "cgroup $1 is still populated" >&2
 	return 1
@@ -130,14 +130,14 @@ ready() { # FILE
 	for _ in {1..100}; do
 		mapfile -t said <"$1"
 		[[ ${said[*]-} != *ready* ]] || return 0
-		pause
+		a_moment
 	done
 	echo "gave up: in $1: ${said[*]-}" >&2
 	return 1
 }
 
-pause() { # 50 ms, without a program
-	read -rt 0.05 _ <>"$WORK/pause" || :
+a_moment() { # 50 ms, without a program
+	read -rt 0.05 _ <>"$WORK/silent" || :
 }
 
 # The command until it succeeds, N times at most, 50 ms apart.
@@ -146,7 +146,7 @@ retry() { # N COMMAND...
 	shift
 	while ! "$@"; do
 		[ $((n -= 1)) -gt 0 ] || { echo "gave up: $*" >&2; return 1; }
-		if [ -p "${WORK-}/pause" ]; then pause; else sleep 0.05; fi
+		if [ -p "${WORK-}/silent" ]; then a_moment; else sleep 0.05; fi
 	done
 }
 

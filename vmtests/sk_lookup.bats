@@ -69,6 +69,26 @@ seen() { # number|lent PORT ORIGINAL
 	done
 }
 
+@test "the same when settings change between the two of one connect(): another ztunnel" {
+	local other=$WORK/bpf/other id
+	id=$("$BPFTOOL" -j link show pinned "$PIN/links/connect4" | jq .prog_id)
+	"$BPFTOOL" prog loadall "$ROOT/build/other.bpf.o" "$other" pinmaps "$other" \
+		map name settings pinned "$PIN/maps/settings"
+	"$BPFTOOL" cgroup attach "$CG/client" connect4 id "$id" multi
+	"$BPFTOOL" cgroup attach "$CG/client" connect4 pinned "$other/other_load" multi
+	settings_read
+	read -ra now <<<"$settings"
+	now[15]=8 # 10.77.0.8
+	# shellcheck disable=SC2086 # bytes
+	"$BPFTOOL" map update pinned "$other/next_settings" key 0 0 0 0 value "${now[@]}"
+	run -0 pod client "$TCP" dial 10.77.2.2 80
+	"$BPFTOOL" cgroup detach "$CG/client" connect4 pinned "$other/other_load"
+	"$BPFTOOL" cgroup detach "$CG/client" connect4 id "$id"
+	rm -r "$other"
+	settings_write
+	has " local=$ZTUNNEL_POD_IP:" " on=15001" "orig4=10.77.2.2:80 " # not 10.77.0.8
+}
+
 @test "a destination has one number, another destination another" {
 	before=$(entries destinations)
 	run -0 pod client "$TCP" dial 10.77.2.2 80 20
