@@ -126,9 +126,9 @@ server_up() { # serve|web POD ADDRESS PORT...
 
 # Waits until a server has written that it is ready, for 5 seconds at most.
 ready() { # FILE
-	local said
+	local said=()
 	for _ in {1..100}; do
-		mapfile -t said <"$1"
+		[ ! -e "$1" ] || mapfile -t said <"$1"
 		[[ ${said[*]-} != *ready* ]] || return 0
 		a_moment
 	done
