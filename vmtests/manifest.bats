@@ -164,6 +164,7 @@ in_pod() {
 	run -0 run_manifest in-pod "$WORK/watcher" "$LOCKED"
 	is "$output" ""
 	mkdir "$inside"
+	: >"$WORK/inside" # or the one before is taken for ready
 	run_in "${inside#"$CG/"}" client "$TCP" share :: 15001 >"$WORK/inside" 2>&1 3>&- &
 	disown
 	ready "$WORK/inside"
