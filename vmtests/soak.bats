@@ -377,7 +377,11 @@ dead() {
 	[ -e "$WORK/left" ] || "$BPFTOOL" -j map dump pinned "$PIN/maps/handovers" |
 		grep -o '"key":[^]]*' | sed 's/^/handovers: /'
 	cat "$PIN/pods" >"$WORK/pods" # which lists the living
-	[ "$(entries pod_ips)" = $(($(wc -l <"$WORK/pods") - 1)) ] || echo "pod_ips: more than pods"
+	if [ "$(entries pod_ips)" != $(($(wc -l <"$WORK/pods") - 1)) ]; then
+		echo "pod_ips: more than pods"
+		cat "$WORK/pods"
+		"$BPFTOOL" -j map dump pinned "$PIN/maps/pod_ips" | sed 's/},{/},\n{/g'
+	fi
 	awk -v away=$((17 - zt)) 'NR > 1 && ($NF !~ /^(10[.]77[.]|fd00:(00)?77:)/ ||
 		$NF == "10.77.0." away) { print "pods: " $NF }' "$WORK/pods"
 	# Eight bytes, the lowest first; ids stay below 2^48.
@@ -449,7 +453,7 @@ nobody_dead() {
 	echo "# light pods' node connections: in $(nodes proxied in) proxied," \
 		"$(nodes direct in) direct; out $(nodes direct out) direct" >&3
 	is "$(nodes proxied out) $(sums proxied stranger out) $(sums direct one two in)" "0 0 0"
-	retry 100 nobody_dead || { head -n 5 "$WORK/dead"; return 1; }
+	retry 100 nobody_dead || { head -n 100 "$WORK/dead"; return 1; }
 	nothing_escaped
 	cgroup_end "$CG/ztunnel"
 	retry 100 no_listeners || { "$BPFTOOL" map dump pinned "$PIN/maps/ztunnel_listeners"; return 1; }
