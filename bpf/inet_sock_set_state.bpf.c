@@ -84,13 +84,11 @@ int BPF_PROG(inet_sock_set_state, struct sock *sk, int old, int new)
 {
 	struct judged *note;
 	__u64 cookie;
-	__u32 key;
 
 	if (new != BPF_TCP_SYN_SENT)
 		return 0;
 	cookie = sk->__sk_common.skc_cookie.counter; /* 0: connect has not seen it */
-	key = cookie % JUDGED;
-	note = bpf_map_lookup_elem(&judged, &key);
+	note = noted_verdict(cookie);
 	if (!note)
 		return 0;
 	if (cookie && note->cookie == cookie) {

@@ -202,4 +202,12 @@ static __always_inline const struct settings *current_settings(void)
 	return bpf_map_lookup_elem(&settings, &key);
 }
 
+/* What is noted of the socket with that cookie, or of another; NULL: never. */
+static __always_inline struct judged *noted_verdict(__u64 cookie)
+{
+	__u32 key = cookie % JUDGED;
+
+	return bpf_map_lookup_elem(&judged, &key);
+}
+
 #endif

@@ -381,14 +381,6 @@ static __always_inline enum counter verdict_of(struct bpf_sock_addr *ctx,
 
 enum before { NEVER, EARLIER, JUST_NOW };
 
-/* What was noted of the socket's verdict, or of another's; NULL: there is none. */
-static __always_inline struct judged *noted_verdict(__u64 cookie)
-{
-	__u32 key = cookie % JUDGED;
-
-	return bpf_map_lookup_elem(&judged, &key);
-}
-
 /*
  * When the context's socket was redirected: in this very call, to ip (in two
  * halves) and port, by our program on a cgroup further down (while `load` moves
