@@ -236,6 +236,20 @@ nothing_escaped() {
 	is "escaped $(metric escaped_total)" "escaped 0"
 }
 
+# WALL connections of the client to 10.77.2.2:80, each in TIME_WAIT after, with a
+# seventh as many ports. 200000: the 28,232 that a pod has.
+WALL=${ONRAMP_TEST_WALL:-20000}
+dial_a_wall() { # CGROUP NETNS of the proxy
+	local ports=$((WALL * 28232 / 200000))
+	run_in "$1" "$2" "$ROOT/build/bench" proxy 15001 >"$WORK/proxy" 3>&- &
+	disown
+	ready "$WORK/proxy"
+	ip netns exec "$RUN-client" sysctl -qw net.ipv4.tcp_max_tw_buckets=1000000 \
+		net.ipv4.ip_local_port_range="$((61000 - ports)) 60999"
+	run -0 pod client "$ROOT/build/bench" client -W -n "$WALL" -o 10.77.2.2:80 10.77.2.2 80
+	echo "# $WALL connections to one destination, $ports ports: $output" >&3
+}
+
 entries() { # MAP: how many entries it has
 	"$BPFTOOL" -j map dump pinned "$PIN/maps/$1" | { grep -o '"key":\["' || :; } | wc -l
 }

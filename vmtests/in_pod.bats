@@ -5,8 +5,6 @@
 
 load helpers.bash
 
-WALL=${ONRAMP_TEST_WALL:-20000}
-
 setup_file() {
 	node_up in_pod
 	mkdir "$CG/ztunnel"
@@ -110,16 +108,9 @@ dial($family)"
 }
 
 @test "$WALL connections, each in TIME_WAIT after, to one destination" {
-	local bench=$ROOT/build/bench ports=$((WALL * 28232 / 200000))
 	leave client
 	mkdir "$CG/ztunnel/client"
-	run_in ztunnel/client client "$bench" proxy 15001 >"$WORK/proxy" 3>&- &
-	disown
-	ready "$WORK/proxy"
-	ip netns exec "$RUN-client" sysctl -qw net.ipv4.tcp_max_tw_buckets=1000000 \
-		net.ipv4.ip_local_port_range="$((61000 - ports)) 60999"
-	run -0 pod client "$bench" client -W -n "$WALL" -o 10.77.2.2:80 10.77.2.2 80
-	echo "# in-pod mode, $WALL connections to one destination, $ports ports: $output" >&3
+	dial_a_wall ztunnel/client client
 	ip netns exec "$RUN-client" sysctl -qw net.ipv4.ip_local_port_range="32768 60999"
 	leave client
 	listen_in client :: 15001 15053

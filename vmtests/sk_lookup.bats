@@ -7,8 +7,6 @@
 load helpers.bash
 
 BENCH=$ROOT/build/bench
-# As many connections, and a seventh as many ports. 200000: the 28,232 that a pod has.
-WALL=${ONRAMP_TEST_WALL:-20000}
 
 setup_file() {
 	node_up sk_lookup
@@ -231,16 +229,9 @@ others_are_lent() {
 }
 
 @test "$WALL connections, each in TIME_WAIT after, to one destination; without numbers there is a wall" {
-	ports=$((WALL * 28232 / 200000))
 	cgroup_end "$CG/ztunnel"
 	mkdir "$CG/ztunnel"
-	run_in ztunnel ztunnel "$BENCH" proxy 15001 >"$WORK/proxy" 3>&- &
-	disown
-	ready "$WORK/proxy"
-	ip netns exec "$RUN-client" sysctl -qw net.ipv4.tcp_max_tw_buckets=1000000 \
-		net.ipv4.ip_local_port_range="$((61000 - ports)) 60999"
-	run -0 pod client "$BENCH" client -W -n "$WALL" -o 10.77.2.2:80 10.77.2.2 80
-	echo "# $WALL connections to one destination, $ports ports: $output" >&3
+	dial_a_wall ztunnel ztunnel
 	reload # from elsewhere: one port
 	run -1 pod client "$BENCH" client -W -n "$WALL" -o 10.77.2.2:80 10.77.2.2 80
 	has "Cannot assign requested address"

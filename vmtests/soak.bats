@@ -380,7 +380,7 @@ dead() {
 	# One that came and went while cgroup_info_map was full stays, by no cgroup's doing.
 	"$BPFTOOL" -j map dump pinned "$PIN/maps/pod_ips" | sed 's/},{/},\n{/g' >"$WORK/pod_ips"
 	kept=$(grep -cE '"value":\[("0x..",){16}("0x00",){4}' "$WORK/pod_ips" || :)
-	[ "$(entries pod_ips)" -le $(($(wc -l <"$WORK/pods") - 1 + kept)) ] || {
+	[ "$(grep -c '"key":\["' "$WORK/pod_ips")" -le $(($(wc -l <"$WORK/pods") - 1 + kept)) ] || {
 		echo "pod_ips: more than pods"
 		cat "$WORK/pods" "$WORK/pod_ips"
 	}
