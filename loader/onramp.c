@@ -25,7 +25,7 @@ static struct change {
 	bool remove, existed;
 	int fd, old_link, old_program; /* negative, or 0: none */
 } * changes, *wishes;
-static int wanted, done; /* how many wishes and changes */
+static int wanted, done = 1; /* how many wishes and changes, of which the first is none */
 /* By option letter; and g, s, l: where getsockopt, sock_ops and lookup are attached */
 static const char *path, *arg[128] = { ['p'] = "/sys/fs/bpf/onramp", ['l'] = "/proc/self/ns/net" };
 static struct onramp *skel;
@@ -73,7 +73,7 @@ static void unload(void)
 
 static void undo(void)
 {
-	for (struct change *change = changes + done; change-- > changes;)
+	for (struct change *change = changes + done; --change > changes;)
 		if (change->existed)
 			bpf_map_update_elem(change->fd, &change->key, &change->before, 0);
 		else if (change->map)
@@ -88,8 +88,7 @@ static void write_maps(void)
 {
 	for (int i = 0; i < wanted; i++) {
 		struct change *c = memcpy(&changes[done++], &wishes[i], sizeof(*c));
-		bool same = c > changes && c->map == c[-1].map;
-		int fd = c->fd = same ? c[-1].fd : bpf_obj_get(pin("maps/", c->map));
+		int fd = c->fd = c->map == c[-1].map ? c[-1].fd : bpf_obj_get(pin("maps/", c->map));
 		struct prefix key = {}, *at = NULL;
 		bool found = fd >= 0 && !bpf_map_lookup_elem(fd, &c->key, &c->before);
 		/* A look-up is content with a wider prefix: seek this very one. */
@@ -179,9 +178,10 @@ static void load(bool loaded)
 	     errno == EPERM ? "give " CAPABILITIES : "see onramp-doctor, or -v");
 	atexit(undo);
 	for (struct bpf_program *p = NULL; (p = bpf_object__next_program(skel->obj, p));)
-		attach(p);		       /* connect last: see the Makefile */
+		p != skel->progs.sched_process_exec ? attach(p) : (void)0; /* order: Makefile */
 	arg['l'] ? run("listeners") : (void)0; /* before the first number is used */
 	write_maps(); /* what is attached by now still does as before, or nothing */
+	attach(skel->progs.sched_process_exec); /* now that settings tell whose execs count */
 	arg['l'] ? arg['s'] = arg['g'], attach(skel->progs.sock_ops) : (void)0; /* all numbered */
 	run("iter_task");
 	for (struct bpf_program *p = NULL; (p = bpf_object__next_program(skel->obj, p));)

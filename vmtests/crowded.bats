@@ -155,7 +155,12 @@ guest_reaches() { # ADDRESS...
 @test "two side by side, with their own cgroups and pins: each its own pods, rules and ztunnel" {
 	pod_up ztunnel2 10.77.0.10
 	pod_up guest 10.77.4.2
+	: >"$WORK/busy" # the first's pod runs one program after the other meanwhile
+	for _ in 1 2; do
+		pod client sh -c "while [ -e '$WORK/busy' ]; do /bin/true; done" 3>&- &
+	done
 	second_up
+	rm "$WORK/busy"
 	guest_reaches "local=10.77.0.10:15001 " "orig4=$BACKEND:80 "
 	proxy_gets "$SERVICE"
 	run cat "$WORK/bpf/second/pods"
