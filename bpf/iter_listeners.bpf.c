@@ -10,16 +10,16 @@ SEC("iter/tcp")
 int listeners(struct bpf_iter__tcp *ctx)
 {
 	struct sock_common *sk = ctx->sk_common;
-	const struct settings *cfg = current_settings(), fresh = { ZTUNNEL_PORTS };
+	const struct settings *cfg = current_settings();
 	struct net *net;
 	__u32 at;
 	int role;
 	bool v4;
 
-	if (!sk || sk->skc_state != BPF_TCP_LISTEN)
+	if (!cfg || !sk || sk->skc_state != BPF_TCP_LISTEN)
 		return 0;
 	net = BPF_CORE_READ(sk, skc_net.net);
-	role = listener_role(cfg ?: &fresh, sk->skc_num);
+	role = listener_role(cfg, sk->skc_num);
 	if (role < 0 || net_is_no_pod(cfg, net)) /* the node's: somebody just looks */
 		return 0;
 	at = role * FAMILIES;
@@ -28,7 +28,7 @@ int listeners(struct bpf_iter__tcp *ctx)
 		if (family == V4 ? !v4 : sk->skc_family != AF_INET6)
 			continue;
 		/* Another netns' was another ztunnel's. */
-		if (cfg && cfg->ztunnel_netns != BPF_CORE_READ(net, ns.inum))
+		if (cfg->ztunnel_netns != BPF_CORE_READ(net, ns.inum))
 			bpf_map_delete_elem(&proxy_sockets, &at);
 		/* Never once more: 5.10 would then forget to take it out when it closes. */
 		bpf_map_update_elem(&proxy_sockets, &at, sk, BPF_NOEXIST);

@@ -166,7 +166,7 @@ static void load(bool loaded)
 	new.ztunnel_netns = inode(arg['l'], NSFS_MAGIC, "netns");
 	arg['s'] = arg['c'], arg['g'] = arg['t'] ?: arg['c'];
 	wishes[wanted] = (struct change){ .text = "-z", .map = "settings" };
-	memcpy(wishes[wanted++].value, &new, sizeof(new));
+	memcpy(wishes[wanted++].value, &new, sizeof(new)), memset(&new, 0, sizeof(new.ztunnel));
 	need(loaded || !(mkdir(arg['p'], 01700) || atexit(unload)), "%s: %m: give -p", arg['p']);
 	inode(arg['p'], BPF_FS_MAGIC, "path in a bpffs (mount -t bpf)");
 	for (struct bpf_map *map = NULL; (map = bpf_object__next_map(skel->obj, map));)
@@ -176,12 +176,12 @@ static void load(bool loaded)
 		bpf_program__set_autoload(p, arg['d'] || !strstr(bpf_program__name(p), "msg"));
 	need(!bpf_object__load(skel->obj), "cannot load: %m: %s",
 	     errno == EPERM ? "give " CAPABILITIES : "see onramp-doctor, or -v");
-	atexit(undo);
+	atexit(undo); /* at first no ztunnel; but whose execs count, or all were recorded */
+	bpf_map_update_elem(bpf_map__fd(skel->maps.settings), &(__u32){ 0 }, &new, BPF_NOEXIST);
 	for (struct bpf_program *p = NULL; (p = bpf_object__next_program(skel->obj, p));)
-		p != skel->progs.sched_process_exec ? attach(p) : (void)0; /* order: Makefile */
+		attach(p);		       /* connect last: see the Makefile */
 	arg['l'] ? run("listeners") : (void)0; /* before the first number is used */
 	write_maps(); /* what is attached by now still does as before, or nothing */
-	attach(skel->progs.sched_process_exec); /* now that settings tell whose execs count */
 	arg['l'] ? arg['s'] = arg['g'], attach(skel->progs.sock_ops) : (void)0; /* all numbered */
 	run("iter_task");
 	for (struct bpf_program *p = NULL; (p = bpf_object__next_program(skel->obj, p));)
