@@ -6,20 +6,22 @@
  */
 #include "maps.h"
 
-/* Over all CPUs. Global: the verifier then follows it once, not for each line. */
+/* Global, both: the verifier follows them once, not for each CPU and line. */
+__weak __noinline __u64 count_at(__u32 cpu, __u64 stat)
+{
+	struct stats *stats_of_cpu;
+
+	if (stat >= STATS)
+		return 0;
+	stats_of_cpu = bpf_map_lookup_elem(&stats, &cpu);
+	return stats_of_cpu ? stats_of_cpu->count[stat] : 0;
+}
+
 __weak __noinline __u64 sum(__u32 stat)
 {
 	__u64 sum = 0;
 
-	if (stat >= STATS)
-		return 0;
-	for (int i = 0; i < STATS_CPUS; i++) {
-		__u32 cpu = i; /* 5.10 cannot follow a counter that is in memory */
-		struct stats *stats_of_cpu = bpf_map_lookup_elem(&stats, &cpu);
-
-		if (stats_of_cpu)
-			sum += stats_of_cpu->count[stat];
-	}
+	for (int cpu = 0; cpu < STATS_CPUS; cpu++) sum += count_at(cpu, stat);
 	return sum;
 }
 

@@ -16,9 +16,12 @@
 /*
  * The walks are global functions that take and return numbers: the verifier
  * then checks each once and by itself. Inlined, the branches of one loop in
- * another exceed its million instructions.
+ * another exceed its million instructions. As it follows each turn of a loop,
+ * some go by strides, as far as the stack has room for one more call (connect6
+ * has none left before 6.10: each takes 32 bytes).
  */
 #define WALK __weak __noinline
+#define STRIDE 8
 
 /* A number that says where pos, in the list at head, leads; 0 at the end. */
 static __always_inline __u64 list_next(__u64 pos, __u64 head)
@@ -26,6 +29,13 @@ static __always_inline __u64 list_next(__u64 pos, __u64 head)
 	__u64 next = (__u64)BPF_CORE_READ((struct list_head *)pos, next);
 
 	return next == head ? 0 : next;
+}
+
+/* Where the list leads a stride further on; 0: not so far. */
+WALK __u64 list_stride(__u64 pos, __u64 head)
+{
+	for (int i = 0; i < STRIDE && pos; i++) pos = list_next(pos, head);
+	return pos;
 }
 
 static __always_inline __u64 device_list(struct net *net)
@@ -58,17 +68,40 @@ static __always_inline void ipv6_read(__u64 pos, union addr *ip)
 		      &container_of((void *)pos, struct inet6_ifaddr, if_list)->addr);
 }
 
-/* The first global address of a device that is not loopback, 0: none. */
+static __always_inline __u64 ipv4_next(__u64 ifa)
+{
+	return (__u64)BPF_CORE_READ((struct in_ifaddr *)ifa, ifa_next);
+}
+
+WALK __u64 ipv4_stride(__u64 ifa)
+{
+	for (int i = 0; i < STRIDE && ifa; i++) ifa = ipv4_next(ifa);
+	return ifa;
+}
+
+/* The first global address of a stride, 0: none. */
+WALK __u64 some_ipv4(__u64 ifa)
+{
+	for (int i = 0; i < STRIDE && ifa; i++) {
+		if (!BPF_CORE_READ((struct in_ifaddr *)ifa, ifa_scope)) /* RT_SCOPE_UNIVERSE */
+			return BPF_CORE_READ((struct in_ifaddr *)ifa, ifa_local);
+		ifa = ipv4_next(ifa);
+	}
+	return 0;
+}
+
+/* The same of a device that is not loopback. */
 WALK __u64 device_ipv4(__u64 dev)
 {
-	struct in_ifaddr *ifa = BPF_CORE_READ((struct net_device *)dev, ip_ptr, ifa_list);
+	__u64 ifa = (__u64)BPF_CORE_READ((struct net_device *)dev, ip_ptr, ifa_list), ip;
 
 	if (is_loopback(dev))
 		return 0;
-	for (int i = 0; i < MAX_ADDRESSES && ifa; i++) {
-		if (!BPF_CORE_READ(ifa, ifa_scope)) /* RT_SCOPE_UNIVERSE */
-			return BPF_CORE_READ(ifa, ifa_local);
-		ifa = BPF_CORE_READ(ifa, ifa_next);
+	for (int i = 0; i < MAX_ADDRESSES / STRIDE && ifa; i++) {
+		ip = some_ipv4(ifa);
+		if (ip)
+			return ip;
+		ifa = ipv4_stride(ifa);
 	}
 	return 0;
 }
@@ -78,7 +111,7 @@ WALK __u64 device_ipv4(__u64 dev)
  * to the device, not made by the kernel because a router on the link said so.
  * Any pod that can send raw packets is such a router.
  */
-WALK int ipv6_is_pods(__u64 pos)
+static __always_inline bool ipv6_is_pods(__u64 pos)
 {
 	struct inet6_ifaddr *ifa = container_of((void *)pos, struct inet6_ifaddr, if_list);
 	union addr ip;
@@ -88,17 +121,28 @@ WALK int ipv6_is_pods(__u64 pos)
 }
 
 /* The same for IPv6, as the address of its list entry. */
+WALK __u64 some_ipv6(__u64 pos, __u64 head)
+{
+	for (int i = 0; i < STRIDE && pos; i++) {
+		if (ipv6_is_pods(pos))
+			return pos;
+		pos = list_next(pos, head);
+	}
+	return 0;
+}
+
 WALK __u64 device_ipv6(__u64 dev)
 {
-	__u64 head = ipv6_list((struct net_device *)dev);
+	__u64 head = ipv6_list((struct net_device *)dev), ip;
 	__u64 pos = head ? list_next(head, head) : 0;
 
 	if (is_loopback(dev))
 		return 0;
-	for (int i = 0; i < MAX_ADDRESSES && pos; i++) {
-		if (ipv6_is_pods(pos))
-			return pos;
-		pos = list_next(pos, head);
+	for (int i = 0; i < MAX_ADDRESSES / STRIDE && pos; i++) {
+		ip = some_ipv6(pos, head);
+		if (ip)
+			return ip;
+		pos = list_stride(pos, head);
 	}
 	return 0;
 }
@@ -278,13 +322,21 @@ static __always_inline bool netns_is_alive(struct net *net, __u64 id)
 	return netns_id(net, &flags) == id && list_next(head, head);
 }
 
+/* A stride up from a process: at most to pid 0, which is its own parent. */
+WALK __u64 some_parents(__u64 task)
+{
+	for (int i = 0; i < STRIDE; i++)
+		task = (__u64)BPF_CORE_READ((struct task_struct *)task, real_parent);
+	return task;
+}
+
 /* The machine's first task, pid 0: every process' last ancestor. 0: too far up. */
 WALK __u64 first_task(__u64 task)
 {
-	for (int i = 0; i < MAX_ANCESTORS; i++) {
+	for (int i = 0; i <= MAX_ANCESTORS / STRIDE; i++) {
 		if (!BPF_CORE_READ((struct task_struct *)task, pid))
 			return task;
-		task = (__u64)BPF_CORE_READ((struct task_struct *)task, real_parent);
+		task = some_parents(task);
 	}
 	return 0; /* a pod may make its line as long as it likes */
 }

@@ -57,6 +57,36 @@ static __always_inline bool is_for(const struct destination *found, const struct
 	       addr_equal(&found->asked.ip, &asked->ip);
 }
 
+/* Two numbers in an argument, for a global function has five at most. */
+#define WITH(low, high) ((low) | (__u64)(high) << 32)
+
+/*
+ * Whether a number is, or is made, that of a destination: as in destination_number(),
+ * with the number 32 bits above the port. Global, as netns.h's walks are.
+ */
+WALK int is_number_for(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1, __u64 port_number,
+		       __u64 client)
+{
+	struct destination fresh = {
+		.asked = { { .half = { ip0, ip1 } }, port_number },
+		.netns = socket_netns_id(ctx),
+		.net = (__u64)socket_net(ctx),
+		.number = port_number >> 32,
+	};
+	struct number_key key = { .client = client, .number = port_number >> 32 };
+	struct destination *found = bpf_map_lookup_elem(&destinations, &key);
+
+	if (!found || (found->netns != fresh.netns &&
+		       !netns_is_alive((struct net *)found->net, found->netns))) {
+		if (found)
+			overwrite(&key, &fresh);
+		else /* another CPU may be first, and for the same destination */
+			bpf_map_update_elem(&destinations, &key, &fresh, BPF_NOEXIST);
+		found = bpf_map_lookup_elem(&destinations, &key);
+	}
+	return found && is_for(found, &fresh.asked, fresh.netns);
+}
+
 /*
  * The number, plus one, of a destination (its address in two halves, and port)
  * dialled in the netns of the context's socket; a new one if need be. 0: its places
@@ -66,30 +96,13 @@ static __always_inline bool is_for(const struct destination *found, const struct
 WALK __u32 destination_number(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1, __u32 port_nth,
 			      __u64 client)
 {
-	struct destination fresh = {
-		.asked = { { .half = { ip0, ip1 } }, port_nth },
-		.netns = socket_netns_id(ctx),
-		.net = (__u64)socket_net(ctx),
-	};
-	struct number_key key = { .client = client };
-	__u32 hash = destination_hash(&fresh.asked, fresh.netns, port_nth >> 16);
+	struct endpoint asked = { { .half = { ip0, ip1 } }, port_nth };
+	__u32 hash = destination_hash(&asked, socket_netns_id(ctx), port_nth >> 16), number;
 
 	for (int i = 0; i < NUMBER_TRIES; i++) {
-		struct destination *found;
-
-		key.number = (hash + i) % (client ? NODE_NUMBERS : IN_POD_NUMBERS);
-		found = bpf_map_lookup_elem(&destinations, &key);
-		if (!found || (found->netns != fresh.netns &&
-			       !netns_is_alive((struct net *)found->net, found->netns))) {
-			fresh.number = key.number;
-			if (found)
-				overwrite(&key, &fresh);
-			else /* another CPU may be first, and for the same destination */
-				bpf_map_update_elem(&destinations, &key, &fresh, BPF_NOEXIST);
-			found = bpf_map_lookup_elem(&destinations, &key);
-		}
-		if (found && is_for(found, &fresh.asked, fresh.netns))
-			return key.number + 1;
+		number = (hash + i) % (client ? NODE_NUMBERS : IN_POD_NUMBERS);
+		if (is_number_for(ctx, ip0, ip1, WITH(asked.port, number), client))
+			return number + 1;
 	}
 	count(STAT_DESTINATIONS_FULL);
 	return 0;
@@ -189,6 +202,40 @@ static __always_inline __u16 role_port(const struct settings *cfg, __u32 role)
 
 #define LEND_IN_POD (1 << 24)
 
+/* Whether a number, 32 bits above, can be lent: as in lend(). Global, as netns.h's walks. */
+WALK int can_lend(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1, __u64 port_role_number,
+		  __u64 client)
+{
+	struct handover handover = {
+		.asked = { { .half = { ip0, ip1 } }, port_role_number },
+		.role = port_role_number >> 16 & 0xff,
+		.lent = bpf_ktime_get_ns() / 1000000000,
+	};
+	const struct settings *cfg = current_settings();
+	__u32 number = port_role_number >> 32;
+	struct handover_key key;
+	struct dialled *dialled;
+
+	if (!cfg)
+		return 0;
+	dialled = bpf_sk_storage_get(&dialled_sockets, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!dialled)
+		return 0;
+	dialled->asked = handover.asked;
+	if (port_role_number & LEND_IN_POD) {
+		dialled->given.ip = addr_from_v4(bpf_htonl(number));
+		dialled->given.port = role_port(cfg, handover.role);
+		key = lent_key(dialled->given.ip.half[1], socket_netns_id(ctx),
+			       dialled->given.port);
+	} else {
+		dialled->given.ip = cfg->ztunnel[addr_family(&handover.asked.ip)];
+		dialled->given.port = number;
+		key = lent_key(client, 0, number);
+	}
+	dialled->handover = key;
+	return handover_put(&key, &handover);
+}
+
 /*
  * Lends a number to the one connection that the context's socket is to make, to a
  * destination (its address in two halves, and port, with an enum listener_role 16
@@ -199,41 +246,15 @@ static __always_inline __u16 role_port(const struct settings *cfg, __u32 role)
  */
 WALK __u32 lend(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1, __u32 port_role, __u64 client)
 {
-	struct handover handover = {
-		.asked = { { .half = { ip0, ip1 } }, port_role },
-		.role = port_role >> 16 & 0xff,
-		.lent = bpf_ktime_get_ns() / 1000000000,
-	};
-	const struct settings *cfg = current_settings();
-	__u32 first = FIRST_STRANGERS_PORT, several = 65536 - FIRST_STRANGERS_PORT;
-	struct handover_key key;
-	struct dialled *dialled;
+	__u32 first = FIRST_STRANGERS_PORT, several = 65536 - FIRST_STRANGERS_PORT, number;
 
-	if (!cfg)
-		return 0;
-	dialled = bpf_sk_storage_get(&dialled_sockets, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!dialled)
-		return 0;
-	dialled->asked = handover.asked;
 	if (port_role & LEND_IN_POD)
 		first = LENT_NET, several = LENT_AT_ONCE;
-	else if (client || handover.role == INBOUND)
+	else if (client || (port_role >> 16 & 0xff) == INBOUND)
 		first = FIRST_LENT_PORT, several = FIRST_STRANGERS_PORT - FIRST_LENT_PORT;
 	for (int i = 0; i < NUMBER_TRIES; i++) {
-		__u32 number = first + bpf_get_prandom_u32() % several;
-
-		if (first == LENT_NET) {
-			dialled->given.ip = addr_from_v4(bpf_htonl(number));
-			dialled->given.port = role_port(cfg, handover.role);
-			key = lent_key(dialled->given.ip.half[1], socket_netns_id(ctx),
-				       dialled->given.port);
-		} else {
-			dialled->given.ip = cfg->ztunnel[addr_family(&handover.asked.ip)];
-			dialled->given.port = number;
-			key = lent_key(client, 0, number);
-		}
-		dialled->handover = key;
-		if (handover_put(&key, &handover))
+		number = first + bpf_get_prandom_u32() % several;
+		if (can_lend(ctx, ip0, ip1, WITH(port_role, number), client))
 			return number;
 	}
 	count(STAT_HANDOVERS_FULL);

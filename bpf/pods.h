@@ -109,12 +109,18 @@ WALK int cgroup_forget(__u64 id)
 	return 0;
 }
 
+/* cgroup_ancestor_id() by itself, for the loops. */
+WALK __u64 ancestor_id(__u64 cgroup, int level)
+{
+	return cgroup_ancestor_id((struct cgroup *)cgroup, level);
+}
+
 WALK int cgroup_is_within(__u64 cgroup, __u64 id)
 {
 	int level = BPF_CORE_READ((struct cgroup *)cgroup, level);
 
 	for (int i = 0; i < MAX_CGROUP_LEVELS && i <= level; i++)
-		if (cgroup_ancestor_id((struct cgroup *)cgroup, i) == id)
+		if (ancestor_id(cgroup, i) == id)
 			return true;
 	return false;
 }
@@ -127,23 +133,27 @@ static __always_inline bool socket_is_within(struct sock *sk, __u64 id)
 	return owner && cgroup_is_within((__u64)owner, id);
 }
 
-/*
- * Whether a cgroup above has another home. A pod may make cgroups below its own,
- * and netns in which it holds what addresses it likes: they are no pods.
- */
-WALK int is_below_other_home(__u64 cgroup_number, __u64 netns)
+/* Whether the cgroup above, of that level, has another home than the netns. */
+WALK int is_other_home(__u64 cgroup, int level, __u64 netns)
 {
-	struct cgroup *cgroup = (void *)cgroup_number;
-	int level = BPF_CORE_READ(cgroup, level);
+	__u64 id = cgroup_ancestor_id((struct cgroup *)cgroup, level);
+	struct cgroup_info *above = bpf_map_lookup_elem(&cgroup_info_map, &id);
+
+	return above && above->home && above->home != netns;
+}
+
+/*
+ * Whether any cgroup above has. A pod may make cgroups below its own, and netns in
+ * which it holds what addresses it likes: they are no pods.
+ */
+WALK int is_below_other_home(__u64 cgroup, __u64 netns)
+{
+	int level = BPF_CORE_READ((struct cgroup *)cgroup, level);
 
 	/* Not the root: node programs in it visit pods, and on a hybrid node all are. */
-	for (int i = 1; i < MAX_CGROUP_LEVELS && i < level; i++) {
-		__u64 id = cgroup_ancestor_id(cgroup, i);
-		struct cgroup_info *above = bpf_map_lookup_elem(&cgroup_info_map, &id);
-
-		if (above && above->home && above->home != netns)
+	for (int i = 1; i < MAX_CGROUP_LEVELS && i < level; i++)
+		if (is_other_home(cgroup, i, netns))
 			return 1;
-	}
 	return 0;
 }
 
