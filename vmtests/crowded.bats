@@ -135,7 +135,7 @@ refused_by() { # NAMED
 
 # A second onramp, with a cgroup, pins, ztunnel and pods of its own.
 second() { # COMMAND [OPTION...]
-	"$ONRAMP" "$1" -p "$WORK/bpf/second" "${@:2}"
+	"${SLOWLY[@]}" "$ONRAMP" "$1" -p "$WORK/bpf/second" "${@:2}"
 }
 
 second_up() {
@@ -155,12 +155,15 @@ guest_reaches() { # ADDRESS...
 @test "two side by side, with their own cgroups and pins: each its own pods, rules and ztunnel" {
 	pod_up ztunnel2 10.77.0.10
 	pod_up guest 10.77.4.2
-	: >"$WORK/busy" # the first's pod runs one program after the other meanwhile
-	for _ in 1 2; do
-		pod client sh -c "while [ -e '$WORK/busy' ]; do /bin/true; done" 3>&- &
-	done
-	second_up
-	rm "$WORK/busy"
+	# The first's pod runs a program when exec is attached and settings are to come.
+	links=$WORK/bpf/second/links
+	SLOWLY=(strace -qq -o /dev/null -e inject=/^rename:delay_exit=150000)
+	second_up 3>&- &
+	retry 100 test -e "$links/sched_process_exec"
+	pod client true
+	[ ! -e "$links/connect4" ]
+	wait $!
+	SLOWLY=()
 	guest_reaches "local=10.77.0.10:15001 " "orig4=$BACKEND:80 "
 	proxy_gets "$SERVICE"
 	run cat "$WORK/bpf/second/pods"
