@@ -17,8 +17,8 @@
  * The walks are global functions that take and return numbers: the verifier
  * then checks each once and by itself. Inlined, the branches of one loop in
  * another exceed its million instructions. As it follows each turn of a loop,
- * some go by strides, as far as the stack has room for one more call (connect6
- * has none left before 6.10: each takes 32 bytes).
+ * some go by strides, as far as the stack has room for one more call: connect6 has
+ * none left where each takes 32 bytes (5.10, 6.1).
  */
 #define WALK __weak __noinline
 #define STRIDE 8
