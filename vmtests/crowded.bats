@@ -138,12 +138,15 @@ second() { # COMMAND [OPTION...]
 	"${SLOWLY[@]}" "$ONRAMP" "$1" -p "$WORK/bpf/second" "${@:2}"
 }
 
-second_up() {
+second_proxy_up() {
 	mkdir -p "$ABOVE/second/guest" "$ABOVE/second/ztunnel"
 	: >"$WORK/second" # or the one before is taken for ready
 	run_in ../second/ztunnel ztunnel2 "$TCP" serve 0.0.0.0 15001 >"$WORK/second" 3>&- &
 	disown
 	ready "$WORK/second"
+}
+
+second_load() {
 	second load -z 10.77.0.10 -c "$ABOVE/second" -n "/run/netns/$RUN-node" -e 10.77.4.0/24
 }
 
@@ -155,14 +158,19 @@ guest_reaches() { # ADDRESS...
 @test "two side by side, with their own cgroups and pins: each its own pods, rules and ztunnel" {
 	pod_up ztunnel2 10.77.0.10
 	pod_up guest 10.77.4.2
-	# The first's pod runs a program when exec is attached and settings are to come.
+	# The first's pod runs a program when exec is attached and settings are to come:
+	# strace waits at the pins from two before exec's to connect4's, or longer.
 	links=$WORK/bpf/second/links
-	SLOWLY=(strace -qq -o /dev/null -e inject=/^rename:delay_exit=150000)
-	second_up 3>&- &
-	retry 100 test -e "$links/sched_process_exec"
+	SLOWLY=(exec strace -qq -o /dev/null -e inject=/^rename:delay_exit=400000:when=9..13)
+	second_proxy_up
+	second_load 3>&- &
+	retry 200 test -e "$links/sched_process_exec"
+	kill -STOP $!
 	pod client true
-	[ ! -e "$links/connect4" ]
+	by_then=$(ls "$links")
+	kill -CONT $!
 	wait $!
+	[[ $by_then != *connect4* ]]
 	SLOWLY=()
 	guest_reaches "local=10.77.0.10:15001 " "orig4=$BACKEND:80 "
 	proxy_gets "$SERVICE"
@@ -180,7 +188,8 @@ guest_reaches() { # ADDRESS...
 	cgroup_end "$ABOVE/second"
 	mkdir -p "$ABOVE/second/guest"
 	guest_reaches "local=$BACKEND:80 "
-	second_up
+	second_proxy_up
+	second_load
 	guest_reaches "local=10.77.0.10:15001 " "orig4=$BACKEND:80 "
 	second unload
 	retry 50 guest_reaches "local=$BACKEND:80 " # the kernel detaches a moment later
