@@ -161,10 +161,11 @@ guest_reaches() { # ADDRESS...
 	# The first's pod runs a program when exec is attached and settings are to come:
 	# strace waits at the pins from two before exec's to connect4's, or longer.
 	links=$WORK/bpf/second/links
-	SLOWLY=(exec strace -qq -o /dev/null -e inject=/^rename:delay_exit=400000:when=9..13)
+	SLOWLY=(exec strace -qq -o /dev/null -e trace=/^rename
+		-e inject=/^rename:delay_exit=400000:when=9..13)
 	second_proxy_up
 	second_load 3>&- &
-	retry 200 test -e "$links/sched_process_exec"
+	retry 600 test -e "$links/sched_process_exec"
 	kill -STOP $!
 	pod client true
 	by_then=$(ls "$links")
