@@ -377,11 +377,11 @@ dead() {
 	[ -e "$WORK/left" ] || "$BPFTOOL" -j map dump pinned "$PIN/maps/handovers" |
 		grep -o '"key":[^]]*' | sed 's/^/handovers: /'
 	cat "$PIN/pods" >"$WORK/pods" # which lists the living
-	# One that came and went while cgroup_info_map was full stays, by no cgroup's doing.
+	# But for those that no cgroup has: what came and went while cgroup_info_map was full.
 	"$BPFTOOL" -j map dump pinned "$PIN/maps/pod_ips" | sed 's/},{/},\n{/g' >"$WORK/pod_ips"
-	kept=$(grep -cE '"value":\[("0x..",){16}("0x00",){4}' "$WORK/pod_ips" || :)
-	[ "$(grep -c '"key":\["' "$WORK/pod_ips")" -le $(($(wc -l <"$WORK/pods") - 1 + kept)) ] || {
-		echo "pod_ips: more than pods"
+	held=$(grep '"key":\["' "$WORK/pod_ips" | grep -cvE '"value":\[("0x..",){16}("0x00",){4}' || :)
+	[ "$held" = "$(awk 'NR > 1 && $3 { n++ } END { print n + 0 }' "$WORK/pods")" ] || {
+		echo "pod_ips: not as pods"
 		cat "$WORK/pods" "$WORK/pod_ips"
 	}
 	awk -v away=$((17 - zt)) 'NR > 1 && ($NF !~ /^(10[.]77[.]|fd00:(00)?77:)/ ||
