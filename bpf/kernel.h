@@ -33,15 +33,57 @@
 #define EEXIST 17
 #define PAGE_SIZE 4096 /* the smallest there is: arm64 may have more */
 
+/*
+ * Not by CO-RE: lists, which have not changed, and the contexts of iterators, whose
+ * members are 8 bytes each and known to the verifier. Each type that is looked up
+ * costs a load one walk through all of the kernel's.
+ */
+struct list_head {
+	struct list_head *next;
+};
+
+struct hlist_nulls_node {
+	struct hlist_nulls_node *next; /* odd: the end */
+};
+
+struct seq_file;
+struct task_struct;
+struct sock_common;
+struct bpf_map;
+
+struct bpf_iter_meta {
+	struct seq_file *seq;
+	__u64 session_id;
+	__u64 seq_num;
+};
+
+struct bpf_iter__task {
+	struct bpf_iter_meta *meta;
+	struct task_struct *task;
+};
+
+struct bpf_iter__tcp {
+	struct bpf_iter_meta *meta;
+	struct sock_common *sk_common;
+};
+
+struct bpf_iter__bpf_map {
+	struct bpf_iter_meta *meta;
+	struct bpf_map *map;
+};
+
+struct bpf_iter__bpf_map_elem {
+	struct bpf_iter_meta *meta;
+	struct bpf_map *map;
+	void *key;
+	void *value;
+};
+
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
 typedef struct {
 	int counter;
 } atomic_t;
-
-struct list_head {
-	struct list_head *next;
-};
 
 struct in_ifaddr {
 	struct in_ifaddr *ifa_next;
@@ -73,10 +115,6 @@ struct net_device {
 
 struct ns_common {
 	unsigned int inum;
-};
-
-struct hlist_nulls_node {
-	struct hlist_nulls_node *next; /* odd: the end */
 };
 
 struct hlist_nulls_head {
@@ -139,6 +177,8 @@ struct sock_common {
 
 struct sock_cgroup_data {
 	struct cgroup *cgroup;
+	/* Before 5.15 (8520e224f547) a pointer with flags, or a net_cls or net_prio number. */
+	__u64 val;
 };
 
 struct sock {
@@ -179,6 +219,9 @@ struct cgroup {
 	int level;
 	struct kernfs_node *kn;
 	struct cgroup_root *root;
+	/* Before 6.1 (7f203bc89eb6) ids, then pointers. Both end in the cgroup. */
+	__u64 ancestor_ids[1];
+	struct cgroup *ancestors[1];
 };
 
 struct css_set {
@@ -213,36 +256,6 @@ struct lpm_trie {
 	struct lpm_trie_node *root;
 };
 
-struct seq_file;
-
-struct bpf_iter_meta {
-	struct seq_file *seq;
-	__u64 session_id;
-	__u64 seq_num;
-} __attribute__((aligned(8)));
-
-struct bpf_iter__task {
-	struct bpf_iter_meta *meta;
-	struct task_struct *task;
-} __attribute__((aligned(8)));
-
-struct bpf_iter__tcp {
-	struct bpf_iter_meta *meta;
-	struct sock_common *sk_common;
-} __attribute__((aligned(8)));
-
-struct bpf_iter__bpf_map {
-	struct bpf_iter_meta *meta;
-	struct bpf_map *map;
-} __attribute__((aligned(8)));
-
-struct bpf_iter__bpf_map_elem {
-	struct bpf_iter_meta *meta;
-	struct bpf_map *map;
-	void *key;
-	void *value;
-} __attribute__((aligned(8)));
-
 /* Before 5.12 (3d368ab87cf6) a counter that is 0 until somebody asks. */
 struct net___uncounted {
 	struct {
@@ -253,20 +266,6 @@ struct net___uncounted {
 /* From 5.18 (fbb8295248e1) to 6.1 (e9bd0cca09d1) a pointer. */
 struct netns_ipv4___pointer {
 	struct inet_timewait_death_row *tcp_death_row;
-};
-
-/* Before 5.15 (8520e224f547) a pointer with flags, or a net_cls or net_prio number. */
-struct sock_cgroup_data___flagged {
-	__u64 val;
-};
-
-/* Before 6.1 (7f203bc89eb6) ids, then pointers. Both end in the cgroup. */
-struct cgroup___ids {
-	__u64 ancestor_ids[1];
-};
-
-struct cgroup___pointers {
-	struct cgroup *ancestors[1];
 };
 
 #pragma clang attribute pop
@@ -338,12 +337,11 @@ static __always_inline void netns_generation(struct net *net, __u32 gen[3])
 /* The cgroup that the socket was made in; NULL: the kernel holds no such thing. */
 static __always_inline struct cgroup *socket_cgroup(struct sock *sk)
 {
-	struct sock_cgroup_data___flagged *old = (void *)&sk->sk_cgrp_data;
-	__u64 val = 0;
+	__u64 val;
 
-	if (!bpf_core_field_exists(old->val))
+	if (!bpf_core_field_exists(sk->sk_cgrp_data.val))
 		return BPF_CORE_READ(sk, sk_cgrp_data.cgroup);
-	bpf_core_read(&val, sizeof(val), &old->val);
+	val = BPF_CORE_READ(sk, sk_cgrp_data.val);
 	return val & 1 ? NULL : (struct cgroup *)(val & ~3ULL);
 }
 
@@ -379,16 +377,14 @@ static __always_inline bool is_opened_by_connect(struct sock *sk)
 /* The id of the cgroup's ancestor at level, which must not exceed its own. */
 static __always_inline __u64 cgroup_ancestor_id(struct cgroup *cgroup, int level)
 {
-	struct cgroup___pointers *new = (void *)cgroup;
-	struct cgroup___ids *old = (void *)cgroup;
 	struct cgroup *ancestor = NULL;
 	__u64 id = 0;
 
-	if (bpf_core_field_exists(old->ancestor_ids)) {
-		bpf_probe_read_kernel(&id, sizeof(id), &old->ancestor_ids[level]);
+	if (bpf_core_field_exists(cgroup->ancestor_ids)) {
+		bpf_probe_read_kernel(&id, sizeof(id), &cgroup->ancestor_ids[level]);
 		return id;
 	}
-	bpf_probe_read_kernel(&ancestor, sizeof(ancestor), &new->ancestors[level]);
+	bpf_probe_read_kernel(&ancestor, sizeof(ancestor), &cgroup->ancestors[level]);
 	return BPF_CORE_READ(ancestor, kn, id);
 }
 
