@@ -22,6 +22,7 @@ load helpers.bash
 	plain <"$BATS_FILE_TMPDIR/demo" | diff "$BATS_FILE_TMPDIR/readme" -
 }
 
+# bats test_tags=once
 @test "interrupted, it cleans up as well" {
 	"$ROOT/scripts/demo" >"$BATS_FILE_TMPDIR/cut" 2>&1 3>&- &
 	demo=$!
@@ -32,6 +33,7 @@ load helpers.bash
 	is "$(ls -d "$(cgroup2_mount)"/or*-demo 2>/dev/null)" ""
 }
 
+# bats test_tags=once
 @test "not root, it says what to do" {
 	run -1 setpriv --reuid=65534 --clear-groups "$ROOT/scripts/demo"
 	has "sudo make demo"

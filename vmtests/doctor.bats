@@ -69,16 +69,19 @@ not_loaded() { # LINE: where it cannot be loaded, it says why
 	is "$status$output" 2
 }
 
+# bats test_tags=once
 @test "kernel too old" {
 	break=$(hide /proc/sys/kernel/osrelease 5.9.16-amd64)
 	not_loaded "FAIL  kernel    5.9.16-amd64 is too old: boot 5.10 or later"
 }
 
+# bats test_tags=once
 @test "kernel without BTF" {
 	break="mount -t tmpfs none /sys/kernel/btf"
 	not_loaded "FAIL  kernel    no BTF in /sys/kernel/btf: boot one with CONFIG_DEBUG_INFO_BTF"
 }
 
+# bats test_tags=once
 @test "lockdown: confidentiality is an obstacle, integrity is not" {
 	break="mount -t tmpfs none /sys/kernel/security
 		echo 'none integrity [confidentiality]' >/sys/kernel/security/lockdown"
@@ -89,6 +92,7 @@ not_loaded() { # LINE: where it cannot be loaded, it says why
 	has "ok    lockdown  integrity, "
 }
 
+# bats test_tags=once
 @test "a capability less, none at all, or those of a user namespace" {
 	for less in bpf perfmon net_admin; do
 		run -1 setpriv --bounding-set "-sys_admin,-$less" "$ROOT/scripts/onramp-doctor" \
@@ -105,6 +109,7 @@ not_loaded() { # LINE: where it cannot be loaded, it says why
 		"FAIL  rights    a user namespace, where capabilities do not count: leave it"
 }
 
+# bats test_tags=once
 @test "no cgroup2" {
 	break="mount -t tmpfs none '$(cgroup2_mount)'"
 	doctor
@@ -120,6 +125,7 @@ v1_of() { # KERNEL GROUPS-OF-NET_CLS GROUPS-OF-NET_PRIO
 	hide /proc/sys/kernel/osrelease "$1"
 }
 
+# bats test_tags=once
 @test "hybrid node with net_prio in use, before 5.15: no cgroup but the root" {
 	break=$(v1_of 5.14.0 1 2)
 	not_loaded "FAIL  v1        net_prio in use hides sockets' cgroups: no -c, no -t, or boot 5.15"
@@ -135,6 +141,7 @@ v1_of() { # KERNEL GROUPS-OF-NET_CLS GROUPS-OF-NET_PRIO
 	has "ok    v1        net_cls or net_prio in use, which is no obstacle since 5.15"
 }
 
+# bats test_tags=once
 @test "no bpffs, one that is read-only, or something else in the place of the pins" {
 	PIN=$WORK/none/onramp
 	not_loaded "FAIL  bpffs     no directory $WORK/none: mount -t bpf bpf /sys/fs/bpf, or give -p"
@@ -281,6 +288,7 @@ settings() { # [BYTE...]: prints them, or changes them to these
 	says 0
 }
 
+# bats test_tags=once
 @test "its own connect() is not counted" {
 	cat "$PIN/metrics" >"$WORK/frozen"
 	break="mount --bind '$WORK/frozen' '$PIN/metrics'"
@@ -288,6 +296,7 @@ settings() { # [BYTE...]: prints them, or changes them to these
 	says 1 "FAIL  connects  the one made here was not counted, for no program ran: onramp load"
 }
 
+# bats test_tags=once
 @test "connections that escaped" {
 	cat "$PIN/metrics" - <<<"onramp_escaped_total 0" >"$WORK/metrics"
 	break="mount --bind '$WORK/metrics' '$PIN/metrics'"
@@ -299,6 +308,7 @@ settings() { # [BYTE...]: prints them, or changes them to these
 	says 1 "FAIL  escaped   3 went around ztunnel: take NET_RAW and NET_ADMIN from pods"
 }
 
+# bats test_tags=once
 @test "maps: full, or once full" {
 	"$ROOT/build/bpfcall" fill "$PIN/maps/bypass_rules" 1
 	doctor
@@ -392,6 +402,7 @@ dead() { # LINK: by and by
 	says 1 "FAIL  links     connect4, connect6 are not both there: onramp load"
 }
 
+# bats test_tags=once
 @test "without bpftool it says what it did not look at" {
 	PIN=$WORK/bpf/plain
 	BPFTOOL=none doctor

@@ -90,6 +90,7 @@ reload_bare() {
 	env -u ZTUNNEL_IP "$ONRAMP" load -p "$PIN" -c "$CG" "$@"
 }
 
+# bats test_tags=once
 @test "34 kinds of bad input on a clean node: one line, exit 1, nothing changed" {
 	refused=0
 	before=$(state)
@@ -99,6 +100,7 @@ reload_bare() {
 	is "$(attached "$CG")" ""
 }
 
+# bats test_tags=once
 @test "the same on a loaded node" {
 	reload -e 10.77.1.0/24
 	refused=0
@@ -111,6 +113,7 @@ reload_bare() {
 	onramp unload
 }
 
+# bats test_tags=once
 @test "the pin directory of another program is left alone" {
 	mkdir "$WORK/bpf/other"
 	"$BPFTOOL" map create "$WORK/bpf/other/mine" type array key 4 value 4 entries 1 name mine
@@ -129,6 +132,7 @@ reload_bare() {
 	rm -r "$WORK/bpf/other"
 }
 
+# bats test_tags=once
 @test "a directory that is no bpffs stays as it is, empty or not" {
 	mkdir "$WORK/plain"
 	before=$(state)
@@ -145,6 +149,7 @@ reload_bare() {
 	unchanged "$before"
 }
 
+# bats test_tags=once
 @test "no BTF: said so" {
 	before=$(state)
 	refuses "BTF" unshare --mount sh -c 'mount -t tmpfs none /sys/kernel/btf 2>/dev/null ||
@@ -171,6 +176,7 @@ reload_bare() {
 	rm -r "$WORK/bpf/foreign"
 }
 
+# bats test_tags=once
 @test "ZTUNNEL_IP stands for -z; -z goes first" {
 	ZTUNNEL_IP=$ZTUNNEL_POD_IP "$ONRAMP" load -p "$PIN" -c "$CG" -e 10.77.1.0/24 \
 		-n "/run/netns/$RUN-node"
@@ -181,6 +187,7 @@ reload_bare() {
 	has "orig4=10.9.9.9:80 "
 }
 
+# bats test_tags=once
 @test "an address for each family: two -z, or ZTUNNEL_IP as the downward API gives it" {
 	settings() { "$BPFTOOL" map dump pinned "$PIN/maps/settings"; }
 	one=$(settings)
@@ -243,6 +250,7 @@ reload_bare() {
 	is "$output" ECONNREFUSED
 }
 
+# bats test_tags=once
 @test "every long option is its short one" {
 	"$ONRAMP" load --ztunnel "$ZTUNNEL_POD_IP" --pin-dir "$PIN" --cgroup "$CG" \
 		--node-netns "/run/netns/$RUN-node" --ztunnel-cgroup "$CG/ztunnel" \
@@ -276,6 +284,7 @@ reload_bare() {
 	[ ! -e "$PIN" ]
 }
 
+# bats test_tags=once
 @test "help prints the usage" {
 	run -0 "$ONRAMP" --help
 	is "$output" "$(cat "$ROOT/loader/usage.txt")"

@@ -91,6 +91,7 @@ LOCKED=.
 	has "local=10.77.2.2:80 "
 }
 
+# bats test_tags=once
 @test "it needs nothing in its root but the one file, and leaves nothing there" {
 	is "$(find "$WORK/image" -type f -size +0)" "$WORK/image/onramp"
 	cmp "$WORK/image/onramp" "$ONRAMP"
@@ -108,6 +109,7 @@ LOCKED=.
 	has "local=$ZTUNNEL_POD_IP:" " on=15001" "orig4=10.77.2.2:80 "
 }
 
+# bats test_tags=once
 @test "its capabilities are the README's" {
 	is "$(jq -r '.spec.template.spec.initContainers[0].securityContext.capabilities
 		| "\(.drop) " + ([.add[] | "CAP_" + .] | join(", "))' "$ROOT/build/kubernetes-base.json")" \
@@ -153,6 +155,7 @@ LOCKED=.
 	in_pod
 }
 
+# bats test_tags=once
 @test "in-pod: and as the cgroupfs driver does" {
 	DRIVER=cgroupfs POD_UID=7a1b2c3d-1111-2222-3333-444455556666
 	in_pod
@@ -175,6 +178,7 @@ in_pod() {
 	has "local=10.77.2.2:80 "
 }
 
+# bats test_tags=once
 @test "in-pod: where it does not find the pod, it says so and changes nothing" {
 	run -0 run_manifest unload "$WORK/image"
 	run -2 run_manifest in-pod "$WORK/watcher" '.process.env += ["POD_UID=0-0"]'

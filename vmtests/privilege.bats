@@ -114,6 +114,7 @@ state() {
 	[ ! -e "$PIN" ]
 }
 
+# bats test_tags=once
 @test "no program reads a pod's memory or packets" {
 	run grep -nE 'read_user|from_user|load_bytes|load_hdr_opt|pull_data|direct_packet|skb_data' \
 		"$ROOT"/bpf/*

@@ -57,6 +57,7 @@ teardown_file() {
 	has "orig4=10.9.9.9:80 "
 }
 
+# bats test_tags=once
 @test "the make targets that the README names are there" {
 	while read -r target; do
 		grep -q "^$target:" "$ROOT/Makefile"
