@@ -148,9 +148,7 @@ demo: setup-build-demo all tools ## the main job on real traffic, explained
 
 # Exit status 2: this machine's own kernel cannot; the matrix still tells.
 test: setup-build-demo-test-vm all tools image manifests ## every suite, here and on the matrix
-	$(Q)nice -n 19 scripts/get-kernels >/dev/null & \
-		vmtests/run || [ $$? = 2 ]; status=$$?; wait; exit $$status
-	$(Q)scripts/vm-matrix
+	$(Q)scripts/vm-matrix --here
 
 vmtest: setup-build-demo-test-vm all tools image manifests ## every suite, in VMs; KERNEL=6.1: one
 	$(Q)scripts/vm-matrix $(KERNEL)

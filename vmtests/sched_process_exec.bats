@@ -6,7 +6,7 @@
 
 load helpers.bash
 
-PODS=${ONRAMP_TEST_PODS:-1000}
+PODS=${ONRAMP_TEST_PODS:-300}
 
 setup_file() {
 	node_up exec
