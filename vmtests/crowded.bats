@@ -140,10 +140,7 @@ second() { # COMMAND [OPTION...]
 
 second_proxy_up() {
 	mkdir -p "$ABOVE/second/guest" "$ABOVE/second/ztunnel"
-	: >"$WORK/second" # or the one before is taken for ready
-	run_in ../second/ztunnel ztunnel2 "$TCP" serve 0.0.0.0 15001 >"$WORK/second" 3>&- &
-	disown
-	ready "$WORK/second"
+	begin "$WORK/second" run_in ../second/ztunnel ztunnel2 "$TCP" serve 0.0.0.0 15001
 }
 
 second_load() {

@@ -323,6 +323,8 @@ settings() { # [BYTE...]: prints them, or changes them to these
 @test "a pod whose address came after its last program" {
 	pod_up late
 	pod late sleep 1000 3>&- &
+	retry 100 grep -q . "$CG/late/cgroup.procs"
+	late=$(cat "$CG/late/cgroup.procs")
 	ip netns add "$RUN-bare" # no pod: all that it has is its loopback's
 	ip -n "$RUN-bare" addr add 10.77.5.9/32 dev lo
 	run_in late bare sleep 1000 3>&- &
@@ -332,7 +334,7 @@ settings() { # [BYTE...]: prints them, or changes them to these
 	has "; 2 netns without an address"
 	ip -n "$RUN-late" addr add 10.77.5.1/16 dev eth0
 	doctor
-	says 0 "warn  pods      not known: of process $(head -n 1 "$CG/late/cgroup.procs"): cat PIN_DIR/links/iter_task"
+	says 0 "warn  pods      not known: of process $late: cat PIN_DIR/links/iter_task"
 	cat "$PIN/links/iter_task"
 	doctor
 	says 0
@@ -373,9 +375,7 @@ dead() { # LINK: by and by
 	kill "$(cat "$CG/ztunnel/cgroup.procs")"
 	doctor
 	says 0 "warn  ztunnel   listens on 15001 in no pod, so that none is enrolled: see its log"
-	run_in proxy server "$TCP" share 127.0.0.1 15001 >"$WORK/share" 3>&- &
-	disown
-	ready "$WORK/share"
+	begin "$WORK/share" run_in proxy server "$TCP" share 127.0.0.1 15001
 	doctor
 	says 0
 	has "ok    ztunnel   listens on 15001 in 1 of "

@@ -48,9 +48,7 @@ hybrid() { # NAME COMMAND...
 }
 
 background() { # POD ADDRESS PORT...
-	hybrid "$1" "$TCP" serve "${@:2}" >"$WORK/serve-$1" 2>&1 3>&- &
-	disown
-	ready "$WORK/serve-$1"
+	begin "$WORK/serve-$1" hybrid "$1" "$TCP" serve "${@:2}"
 }
 
 @test "enrolled, not enrolled, ztunnel and node in one cgroup, in turn: each its own verdict" {

@@ -28,12 +28,8 @@ teardown_file() {
 
 # ztunnel listens in the pod's netns, or no more.
 listen_in() { # POD ADDRESS PORT...
-	local out=$WORK/ztunnel-in-$1
-	: >"$out" # or the one before is taken for ready
 	mkdir -p "$CG/ztunnel/$1"
-	run_in "ztunnel/$1" "$1" "$TCP" share "${@:2}" >"$out" 2>&1 3>&- &
-	disown
-	ready "$out"
+	begin "$WORK/ztunnel-in-$1" run_in "ztunnel/$1" "$1" "$TCP" share "${@:2}"
 }
 leave() { # POD
 	cgroup_end "$CG/ztunnel/$1"
@@ -175,9 +171,7 @@ dial($family)"
 	captured 10.77.2.2:80
 	# One that is counted, and takes IPv4 alone: what the first never added stays.
 	mkdir "$CG/ztunnel/second"
-	run_in ztunnel/second other "$TCP" share 0.0.0.0 15001 >"$WORK/second" 2>&1 3>&- &
-	disown
-	ready "$WORK/second"
+	begin "$WORK/second" run_in ztunnel/second other "$TCP" share 0.0.0.0 15001
 	leave other
 	cgroup_end "$CG/ztunnel/second"
 	is "$(entries ztunnel_listeners)" 1 # client's
@@ -231,8 +225,7 @@ dial($family)"
 
 @test "a listener that is not ztunnel's enrols nobody" {
 	mkdir "$CG/other/own"
-	run_in other/own other "$TCP" serve :: 15001 >"$WORK/own" 2>&1 3>&- &
-	ready "$WORK/own"
+	begin "$WORK/own" run_in other/own other "$TCP" serve :: 15001
 	run -0 run_in other/own other "$TCP" dial 10.77.2.2 80
 	cgroup_end "$CG/other/own"
 	has " local=[::ffff:10.77.2.2]:80 "
@@ -240,8 +233,7 @@ dial($family)"
 
 @test "a listener of the pod's beside ztunnel's hides nothing" {
 	for i in 1 2 3; do
-		run_in client client "$TCP" share :: 15001 >"$WORK/beside$i" 2>&1 3>&- &
-		ready "$WORK/beside$i"
+		begin "$WORK/beside$i" run_in client client "$TCP" share :: 15001
 	done
 	# It may rob itself, but nothing gets out.
 	for i in {1..9}; do

@@ -40,9 +40,7 @@ setup_file() {
 	pod_up sometimes 10.77.4.2
 	dual_stack server:2 one:12 two:13 hostile:19 stranger:32 sometimes:42
 	routes_to_light_pods server
-	run_in server server "$TCP" both :: 80 53 >"$WORK/server" 2>&1 3>&- 9>&- &
-	disown
-	ready "$WORK/server"
+	begin "$WORK/server" run_in server server "$TCP" both :: 80 53
 	# All know ztunnel's two addresses: who asks for one that is away is refused
 	# when it is back. Where a flood goes nobody answers.
 	neighbours node br0 02:77:00:00:00
@@ -98,10 +96,7 @@ ztunnel_begins() { # 8|9
 }
 
 ztunnel_serves() {
-	: >"$WORK/z$zt"
-	run_in "ztunnel/z$zt" "z$zt" "$TCP" both :: 15001 15006 15053 >>"$WORK/z$zt" 2>&1 3>&- 9>&- &
-	disown
-	ready "$WORK/z$zt"
+	begin "$WORK/z$zt" run_in "ztunnel/z$zt" "z$zt" "$TCP" both :: 15001 15006 15053
 }
 
 ztunnel_ends() { # 8|9
@@ -112,9 +107,7 @@ ztunnel_ends() { # 8|9
 
 listener_begins() { # POD N
 	mkdir "$CG/ztunnel/in-$1-$2"
-	run_in "ztunnel/in-$1-$2" "$1" "$TCP" both :: 15001 15053 >"$WORK/in-$1-$2" 2>&1 3>&- 9>&- &
-	disown
-	ready "$WORK/in-$1-$2"
+	begin "$WORK/in-$1-$2" run_in "ztunnel/in-$1-$2" "$1" "$TCP" both :: 15001 15053
 }
 
 # Load that lasts until `calm` closes 9, which nobody else has open.

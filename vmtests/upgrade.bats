@@ -122,8 +122,7 @@ load_or_pause() { # 0|1 N
 
 @test "in-pod mode: no connection notices that onramp moves from cgroup to cgroup" {
 	mkdir "$CG/ztunnel/in-one"
-	run_in ztunnel/in-one one "$TCP" serve :: 15001 >"$WORK/in-one" 2>&1 3>&- &
-	ready "$WORK/in-one"
+	begin "$WORK/in-one" run_in ztunnel/in-one one "$TCP" serve :: 15001
 	in_pod() { # OPTION...
 		"$ONRAMP" load -z 127.0.0.1 -z ::1 -p "$PIN" -t "$CG/ztunnel" \
 			-n "/run/netns/$RUN-node" "$@"
