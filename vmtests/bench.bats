@@ -68,7 +68,7 @@ node-direct node-idle node-mode node-plain node-unloaded unloaded"
 		}
 	END
 	mkdir "$CG/proxy"
-	begin "$WORK/proxy" run_in proxy client "$ROOT/build/bench" proxy 15001
+	launch "$WORK/proxy" run_in proxy client "$ROOT/build/bench" proxy 15001
 	dial() { pod client "$ROOT/build/bench" client -n 3 "$@"; }
 	run -0 dial -o 10.77.2.2:80 10.77.2.2 80
 	run -1 dial -o 10.77.2.2:81 10.77.2.2 80

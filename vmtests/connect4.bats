@@ -178,7 +178,7 @@ direct() { # DESTINATION
 }
 
 @test "node program to the node's own address is left alone, also if a pod claims it" {
-	begin "$WORK/node-serves" run_in node node "$TCP" serve "$NODE_IP" 8080
+	launch "$WORK/node-serves" run_in node node "$TCP" serve "$NODE_IP" 8080
 	onramp enroll "$NODE_IP"
 	ip -n "$RUN-client" addr flush dev eth0
 	ip -n "$RUN-client" addr add "$NODE_IP/32" dev eth0

@@ -140,7 +140,7 @@ second() { # COMMAND [OPTION...]
 
 second_proxy_up() {
 	mkdir -p "$ABOVE/second/guest" "$ABOVE/second/ztunnel"
-	begin "$WORK/second" run_in ../second/ztunnel ztunnel2 "$TCP" serve 0.0.0.0 15001
+	launch "$WORK/second" run_in ../second/ztunnel ztunnel2 "$TCP" serve 0.0.0.0 15001
 }
 
 second_load() {

@@ -375,7 +375,7 @@ dead() { # LINK: by and by
 	kill "$(cat "$CG/ztunnel/cgroup.procs")"
 	doctor
 	says 0 "warn  ztunnel   listens on 15001 in no pod, so that none is enrolled: see its log"
-	begin "$WORK/share" run_in proxy server "$TCP" share 127.0.0.1 15001
+	launch "$WORK/share" run_in proxy server "$TCP" share 127.0.0.1 15001
 	doctor
 	says 0
 	has "ok    ztunnel   listens on 15001 in 1 of "

@@ -117,11 +117,11 @@ node() { run_in node node "$@"; }                            # COMMAND...
 serve() { server_up serve "$@"; } # POD ADDRESS PORT...
 web() { server_up web "$@"; }     # POD ADDRESS PORT...
 server_up() { # serve|web POD ADDRESS PORT...
-	begin "$WORK/serve-$2-$4" run_in "$2" "$2" "$TCP" "$1" "${@:3}"
+	launch "$WORK/serve-$2-$4" run_in "$2" "$2" "$TCP" "$1" "${@:3}"
 }
 
 # In the background, until it writes that it is ready, which it is waited for.
-begin() { # FILE COMMAND...: its output goes there
+launch() { # FILE COMMAND...: its output goes there
 	local out=$1
 	shift
 	: >"$out" # or the one before is taken for ready
@@ -247,7 +247,7 @@ nothing_escaped() {
 WALL=${ONRAMP_TEST_WALL:-20000}
 dial_a_wall() { # CGROUP NETNS of the proxy
 	local ports=$((WALL * 28232 / 200000))
-	begin "$WORK/proxy" run_in "$1" "$2" "$ROOT/build/bench" proxy 15001
+	launch "$WORK/proxy" run_in "$1" "$2" "$ROOT/build/bench" proxy 15001
 	ip netns exec "$RUN-client" sysctl -qw net.ipv4.tcp_max_tw_buckets=1000000 \
 		net.ipv4.ip_local_port_range="$((61000 - ports)) 60999"
 	run -0 pod client "$ROOT/build/bench" client -W -n "$WALL" -o 10.77.2.2:80 10.77.2.2 80

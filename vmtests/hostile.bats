@@ -41,7 +41,7 @@ setup_file() {
 	export SELF SELF6 SERVER SERVER6 SERVER_LOCAL NODE NODE_LOCAL ZTUNNEL SERVER_MAC CGROUP
 	export ATTACHED ACCOMPLICE
 	mkdir "$CGROUP"
-	begin "$WORK/ready" run_in other other "$HOSTILE" accomplice "$ACCOMPLICE"
+	launch "$WORK/ready" run_in other other "$HOSTILE" accomplice "$ACCOMPLICE"
 }
 
 teardown_file() {
@@ -117,7 +117,7 @@ packet-socket default ESCAPED"
 @test "storms of programs and connections: the neighbours' verdicts stay right" {
 	n=${ONRAMP_TEST_VM:+3}
 	mkdir "$CG/client/storm"
-	HOSTILE_CGROUP=client/storm begin "$WORK/storm" hostile restricted "$HOSTILE" storm 10.9.9.9
+	HOSTILE_CGROUP=client/storm launch "$WORK/storm" hostile restricted "$HOSTILE" storm 10.9.9.9
 	pod neighbour "$TCP" dial 10.77.2.2 80 "${n:-500}" >"$WORK/enrolled"
 	pod other "$TCP" dial 10.77.2.2 80 "${n:-500}" >"$WORK/not"
 	cgroup_end "$CG/client/storm"
@@ -172,7 +172,7 @@ packet-socket default ESCAPED"
 }
 
 @test "the address of a pod to come, held in a netns of its own" {
-	begin "$WORK/squat" hostile restricted "$HOSTILE" squat "$CGROUP" 10.77.1.6 fd00:66::1
+	launch "$WORK/squat" hostile restricted "$HOSTILE" squat "$CGROUP" 10.77.1.6 fd00:66::1
 	pod_up late 10.77.1.6
 	serve late 0.0.0.0 80
 	run -0 node "$TCP" dial 10.77.1.6 80
@@ -217,7 +217,7 @@ set_in_pod_mode() { # CGROUP-ID
 
 @test "in-pod mode: without CAP_NET_RAW nothing gets out while ztunnel listens" {
 	mkdir -p "$CG/ztunnel/in-client"
-	begin "$WORK/in-client" run_in ztunnel/in-client client "$TCP" serve :: 15001
+	launch "$WORK/in-client" run_in ztunnel/in-client client "$TCP" serve :: 15001
 	set_in_pod_mode "$(cgroup_id ztunnel)"
 	before=$(server_took)
 	hostile restricted "$HOSTILE" make in-pod plain-connect listens-as-ztunnel \

@@ -48,7 +48,7 @@ hybrid() { # NAME COMMAND...
 }
 
 background() { # POD ADDRESS PORT...
-	begin "$WORK/serve-$1" hybrid "$1" "$TCP" serve "${@:2}"
+	launch "$WORK/serve-$1" hybrid "$1" "$TCP" serve "${@:2}"
 }
 
 @test "enrolled, not enrolled, ztunnel and node in one cgroup, in turn: each its own verdict" {

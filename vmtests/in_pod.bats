@@ -29,7 +29,7 @@ teardown_file() {
 # ztunnel listens in the pod's netns, or no more.
 listen_in() { # POD ADDRESS PORT...
 	mkdir -p "$CG/ztunnel/$1"
-	begin "$WORK/ztunnel-in-$1" run_in "ztunnel/$1" "$1" "$TCP" share "${@:2}"
+	launch "$WORK/ztunnel-in-$1" run_in "ztunnel/$1" "$1" "$TCP" share "${@:2}"
 }
 leave() { # POD
 	cgroup_end "$CG/ztunnel/$1"
@@ -171,7 +171,7 @@ dial($family)"
 	captured 10.77.2.2:80
 	# One that is counted, and takes IPv4 alone: what the first never added stays.
 	mkdir "$CG/ztunnel/second"
-	begin "$WORK/second" run_in ztunnel/second other "$TCP" share 0.0.0.0 15001
+	launch "$WORK/second" run_in ztunnel/second other "$TCP" share 0.0.0.0 15001
 	leave other
 	cgroup_end "$CG/ztunnel/second"
 	is "$(entries ztunnel_listeners)" 1 # client's
@@ -225,7 +225,7 @@ dial($family)"
 
 @test "a listener that is not ztunnel's enrols nobody" {
 	mkdir "$CG/other/own"
-	begin "$WORK/own" run_in other/own other "$TCP" serve :: 15001
+	launch "$WORK/own" run_in other/own other "$TCP" serve :: 15001
 	run -0 run_in other/own other "$TCP" dial 10.77.2.2 80
 	cgroup_end "$CG/other/own"
 	has " local=[::ffff:10.77.2.2]:80 "
@@ -233,7 +233,7 @@ dial($family)"
 
 @test "a listener of the pod's beside ztunnel's hides nothing" {
 	for i in 1 2 3; do
-		begin "$WORK/beside$i" run_in client client "$TCP" share :: 15001
+		launch "$WORK/beside$i" run_in client client "$TCP" share :: 15001
 	done
 	# It may rob itself, but nothing gets out.
 	for i in {1..9}; do

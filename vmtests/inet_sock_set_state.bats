@@ -77,7 +77,7 @@ passes() {
 @test "in-pod mode" {
 	mkdir -p "$CG/ztunnel/in-client"
 	"$ONRAMP" load -z 127.0.0.1 -p "$PIN" -c "$CG" -n "/run/netns/$RUN-node" -t "$CG/ztunnel"
-	begin "$WORK/in-client" run_in ztunnel/in-client client "$TCP" serve 0.0.0.0 15001
+	launch "$WORK/in-client" run_in ztunnel/in-client client "$TCP" serve 0.0.0.0 15001
 	run -0 pod client "$TCP" dial 10.77.2.2 80
 	run -0 pod stranger "$TCP" dial 10.77.2.2 80
 	escaped 5

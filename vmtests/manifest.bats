@@ -167,7 +167,7 @@ in_pod() {
 	run -0 run_manifest in-pod "$WORK/watcher" "$LOCKED"
 	is "$output" ""
 	mkdir "$inside"
-	begin "$WORK/inside" run_in "${inside#"$CG/"}" client "$TCP" share :: 15001
+	launch "$WORK/inside" run_in "${inside#"$CG/"}" client "$TCP" share :: 15001
 	run -0 pod client "$TCP" dial 10.77.2.2 80
 	cgroup_end "$inside"
 	[[ $output == *" local=[::ffff:127."*" orig4=10.77.2.2:80 "* ]] || { echo "$output"; return 1; }

@@ -160,7 +160,7 @@ queries() { metric "dns_queries_total{verdict=\"$1\"}"; }
 @test "in-pod mode" {
 	mkdir "$CG/ztunnel/in-client"
 	resolver ztunnel/in-client client 15053 "$CAPTURED"
-	begin "$WORK/in-pod" run_in ztunnel/in-client client "$TCP" serve :: 15001
+	launch "$WORK/in-pod" run_in ztunnel/in-client client "$TCP" serve :: 15001
 	"$ONRAMP" load -d -z 127.0.0.1 -z ::1 -p "$PIN" -c "$CG" -n "/run/netns/$RUN-node" \
 		-t "$CG/ztunnel"
 	run -0 ask 0 sendto 10.77.2.2 10.77.2.3

@@ -40,7 +40,7 @@ setup_file() {
 	pod_up sometimes 10.77.4.2
 	dual_stack server:2 one:12 two:13 hostile:19 stranger:32 sometimes:42
 	routes_to_light_pods server
-	begin "$WORK/server" run_in server server "$TCP" both :: 80 53
+	launch "$WORK/server" run_in server server "$TCP" both :: 80 53
 	# All know ztunnel's two addresses: who asks for one that is away is refused
 	# when it is back. Where a flood goes nobody answers.
 	neighbours node br0 02:77:00:00:00
@@ -96,7 +96,7 @@ ztunnel_begins() { # 8|9
 }
 
 ztunnel_serves() {
-	begin "$WORK/z$zt" run_in "ztunnel/z$zt" "z$zt" "$TCP" both :: 15001 15006 15053
+	launch "$WORK/z$zt" run_in "ztunnel/z$zt" "z$zt" "$TCP" both :: 15001 15006 15053
 }
 
 ztunnel_ends() { # 8|9
@@ -107,7 +107,7 @@ ztunnel_ends() { # 8|9
 
 listener_begins() { # POD N
 	mkdir "$CG/ztunnel/in-$1-$2"
-	begin "$WORK/in-$1-$2" run_in "ztunnel/in-$1-$2" "$1" "$TCP" both :: 15001 15053
+	launch "$WORK/in-$1-$2" run_in "ztunnel/in-$1-$2" "$1" "$TCP" both :: 15001 15053
 }
 
 # Load that lasts until `calm` closes 9, which nobody else has open.

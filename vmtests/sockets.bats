@@ -19,7 +19,7 @@ setup_file() {
 	serve ztunnel "$ZTUNNEL_POD_IP6" 15001
 	serve server :: 80
 	for address in 10.77.2.2 fd00:77::2; do
-		begin "$WORK/others-$address" pod server "$SOCKETS" serve "$address" 80
+		launch "$WORK/others-$address" pod server "$SOCKETS" serve "$address" 80
 	done
 	pod client sh -c 'echo 0 0 >/proc/sys/net/ipv4/ping_group_range'
 	mkdir "$CG/ztunnel/in-client"
@@ -73,7 +73,7 @@ cells() { # COLUMN ADDRESS
 }
 
 @test "in-pod mode: IPv4 and IPv6" {
-	begin "$WORK/in-client" run_in ztunnel/in-client client "$TCP" serve :: 15001
+	launch "$WORK/in-client" run_in ztunnel/in-client client "$TCP" serve :: 15001
 	"$ONRAMP" load -z 127.0.0.1 -z ::1 -p "$PIN" -c "$CG" -n "/run/netns/$RUN-node" \
 		-t "$CG/ztunnel"
 	cells in-pod,IPv4 10.77.2.2

@@ -122,7 +122,7 @@ load_or_pause() { # 0|1 N
 
 @test "in-pod mode: no connection notices that onramp moves from cgroup to cgroup" {
 	mkdir "$CG/ztunnel/in-one"
-	begin "$WORK/in-one" run_in ztunnel/in-one one "$TCP" serve :: 15001
+	launch "$WORK/in-one" run_in ztunnel/in-one one "$TCP" serve :: 15001
 	in_pod() { # OPTION...
 		"$ONRAMP" load -z 127.0.0.1 -z ::1 -p "$PIN" -t "$CG/ztunnel" \
 			-n "/run/netns/$RUN-node" "$@"
