@@ -243,10 +243,11 @@ nothing_escaped() {
 }
 
 # WALL connections of the client to 10.77.2.2:80, each in TIME_WAIT after, with a
-# seventh as many ports. 200000: the 28,232 that a pod has.
+# seventh as many ports. 200000: the 28,232 that a pod has. Few have more ports each,
+# for the more numbers of a destination come into use by and by (DIALS_PER_NUMBER).
 WALL=${ONRAMP_TEST_WALL:-20000}
 dial_a_wall() { # CGROUP NETNS of the proxy
-	local ports=$((WALL * 28232 / 200000))
+	local ports=$((WALL < 20000 ? WALL / 2 : WALL * 28232 / 200000))
 	launch "$WORK/proxy" run_in "$1" "$2" "$ROOT/build/bench" proxy 15001
 	ip netns exec "$RUN-client" sysctl -qw net.ipv4.tcp_max_tw_buckets=1000000 \
 		net.ipv4.ip_local_port_range="$((61000 - ports)) 60999"
