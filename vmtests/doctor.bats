@@ -213,6 +213,7 @@ in_the_way() { # CGROUP FLAGS [PROGRAM HOOK]
 	is "$status$output" 0
 }
 
+# bats test_tags=once
 @test "a pin is gone" {
 	mkdir "$WORK/bpf/away"
 	mv "$PIN/metrics" "$WORK/bpf/away"
@@ -266,6 +267,7 @@ settings() { # [BYTE...]: prints them, or changes them to these
 	fi
 }
 
+# bats test_tags=once
 @test "ztunnel: no address, no pod that has it, nobody listens, or not there" {
 	mapfile -t was < <(settings)
 	zeros=(0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0)

@@ -148,7 +148,7 @@ dial($family)"
 }
 
 @test "a pod whose connections come to nothing keeps only so many numbers" {
-	n=${ONRAMP_TEST_VM:+10000}
+	n=${ONRAMP_TEST_VM:+9000}
 	"$ROOT/build/bpfcall" fill "$PIN/maps/destinations" 0
 	SERVER=10.77.2.9 pod client "$ROOT/build/hostile" hoard "${n:=40000}" 1
 	never_began "$n"

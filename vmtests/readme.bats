@@ -37,6 +37,7 @@ teardown_file() {
 	[ ! -e "$PIN" ]
 }
 
+# bats test_tags=once
 @test "the commands for when something is wrong work, all of them" {
 	reload -e 10.77.1.0/24
 	section=$(sed -n '/^## When something is wrong/,/^## Beside/p' "$ROOT/README.md")

@@ -191,7 +191,7 @@ others_are_lent() {
 
 @test "a pod that dials from what addresses it likes keeps no number from others" {
 	pod_up neighbour 10.77.1.4
-	n=${ONRAMP_TEST_VM:+4000}
+	n=${ONRAMP_TEST_VM:+3000}
 	hoard "${n:=40000}" 40
 	never_began "$n"
 	[ "$(entries handovers)" -le 2048 ]
@@ -200,7 +200,7 @@ others_are_lent() {
 
 @test "nor one that dials from a port that it chose, and may have several addresses" {
 	ip -n "$RUN-client" addr add 10.77.1.200/16 dev eth0
-	n=${ONRAMP_TEST_VM:+3000}
+	n=${ONRAMP_TEST_VM:+2500}
 	hoard "${n:=30000}" 0
 	never_began "$(cat "$WORK/hoard")"
 	ip -n "$RUN-client" addr del 10.77.1.200/16 dev eth0
