@@ -241,13 +241,12 @@ others_are_lent() {
 @test "a connection that has a number keeps its peer's name when a load does away with numbers" {
 	mkfifo "$WORK/loaded"
 	reload_there
-	pod client python3 -c 'if True:
+	launch "$WORK/named" pod client python3 -c 'if True:
 		import socket
 		s = socket.create_connection(("10.77.2.2", 80))
 		print("ready", flush=True)
 		open("'"$WORK"'/loaded").read()
-		print(*s.getpeername())' >"$WORK/named" 3>&- &
-	ready "$WORK/named"
+		print(*s.getpeername())'
 	reload # from elsewhere
 	echo >"$WORK/loaded"
 	retry 100 grep -q 10. "$WORK/named"
