@@ -151,6 +151,7 @@ no_room() { # MAP ARGUMENT-THAT-FAILS COMMAND...
 	done
 }
 
+# bats test_tags=once
 @test "mesh_rules full: enroll and load say so and change nothing; forget makes room" {
 	onramp enroll 10.99.0.0/16
 	fill mesh_rules 32768 ENOSPC 2
@@ -166,6 +167,7 @@ no_room() { # MAP ARGUMENT-THAT-FAILS COMMAND...
 	drain
 }
 
+# bats test_tags=once
 @test "bypass_rules full: load says so and changes nothing" {
 	reload -b 10.99.0.0/16
 	fill bypass_rules 32768 ENOSPC 3

@@ -6,6 +6,7 @@
  *   bpfcall fill MAP VALUE           makes entries up until there is no room;
  *                                    prints how many, and what the kernel said
  *   bpfcall drain MAP                removes them
+ *   bpfcall count MAP                prints how many entries it has
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -80,6 +81,28 @@ static int fill(int map, __u32 value_of_all, bool drain)
 	return 0;
 }
 
+static int count(int map)
+{
+	struct bpf_map_info info = {};
+	union bpf_attr attr = {
+		.info = { .bpf_fd = map, .info_len = sizeof(info), .info = (__u64)&info }
+	};
+	char *key, *next;
+	__u32 n = 0;
+
+	if (bpf(BPF_OBJ_GET_INFO_BY_FD, &attr))
+		return 1;
+	key = calloc(2, info.key_size), next = key + info.key_size;
+	attr = (union bpf_attr){ .map_fd = map, .next_key = (__u64)next };
+	while (!bpf(BPF_MAP_GET_NEXT_KEY, &attr)) {
+		memcpy(key, next, info.key_size);
+		attr.key = (__u64)key;
+		n++;
+	}
+	printf("%u\n", n);
+	return errno != ENOENT;
+}
+
 int main(int argc, char **argv)
 {
 	if (argc == 5 && !strcmp(argv[1], "link")) {
@@ -100,6 +123,8 @@ int main(int argc, char **argv)
 		return fill(get(argv[2]), atoi(argv[3]), false);
 	if (argc == 3 && !strcmp(argv[1], "drain"))
 		return fill(get(argv[2]), 0, true);
+	if (argc == 3 && !strcmp(argv[1], "count"))
+		return count(get(argv[2]));
 	fputs("bpfcall: see the top of vmtests/bpfcall.c\n", stderr);
 	return 2;
 }

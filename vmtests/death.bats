@@ -115,10 +115,8 @@ raw() { # MAP
 }
 
 links() {
-	local pin
-	for pin in "$PIN"/links/* "$PIN"/{direct,metrics,pods,rules}; do
-		echo "$pin $("$BPFTOOL" -j link show pinned "$pin" | grep -oE '"(id|prog_id)":[0-9]*')"
-	done
+	printf 'link show pinned %s\n' "$PIN"/links/* "$PIN"/{direct,metrics,pods,rules} |
+		"$BPFTOOL" -j batch file - | grep -oE '"(id|prog_id|error)":[^,}]*'
 }
 
 state() {

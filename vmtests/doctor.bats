@@ -322,6 +322,7 @@ settings() { # [BYTE...]: prints them, or changes them to these
 	says 0 "warn  maps      had no room: handovers 7 times: see Limits in README"
 }
 
+# bats test_tags=once
 @test "a pod whose address came after its last program" {
 	pod_up late
 	pod late sleep 1000 3>&- &
@@ -370,6 +371,7 @@ dead() { # LINK: by and by
 	retry 100 sh -c "'$BPFTOOL' link show pinned '$PIN/links/$1' | grep -qw 'cgroup_id 0'"
 }
 
+# bats test_tags=once
 @test "in-pod mode: no listener anywhere, then one; no settings" {
 	mkdir "$CG/proxy"
 	"$ONRAMP" load -z 127.0.0.1 -z ::1 -t "$CG/proxy" -p "$PIN" -c "$CG" \

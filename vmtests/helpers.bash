@@ -256,7 +256,7 @@ dial_a_wall() { # CGROUP NETNS of the proxy
 }
 
 entries() { # MAP: how many entries it has
-	"$BPFTOOL" -j map dump pinned "$PIN/maps/$1" | { grep -o '"key":\["' || :; } | wc -l
+	"$ROOT/build/bpfcall" count "$PIN/maps/$1"
 }
 
 # Of what bpftool shows, in all.

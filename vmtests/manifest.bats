@@ -132,6 +132,7 @@ LOCKED=.
 	has "local=10.77.2.2:80 "
 }
 
+# bats test_tags=once
 @test "Kind: the node's netns is found by its process 1, and its programs are captured" {
 	nsenter --net="/run/netns/$RUN-node" unshare --pid --fork --kill-child \
 		sleep infinity 3>&- &
@@ -151,6 +152,7 @@ LOCKED=.
 	run -0 run_manifest unload "$WORK/image"
 }
 
+# bats test_tags=once
 @test "in-pod: it finds ztunnel's cgroup as kubelet's systemd driver names it" {
 	in_pod
 }
