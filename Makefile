@@ -41,8 +41,8 @@ SHELL_FILES := $(shell grep -lE '^.!/bin/(ba)?sh' scripts/* vmtests/* .ci/* 2>/d
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help all install uninstall tools image manifests demo test vmtest vmtest-arm64 soak churn bench \
-	bench-scale lint fmt clean compile_commands.json setup-%
+.PHONY: help all install uninstall tools image manifests demo test vmtest kernels suites \
+	vmtest-arm64 soak churn bench bench-scale lint fmt clean compile_commands.json setup-%
 
 all: $(B)/onramp.bpf.o $(B)/onramp ## build the object and the loader
 
@@ -146,12 +146,21 @@ $(B)/kubernetes-%.json: $(wildcard scripts/kubernetes/*/*) | setup-kubernetes
 demo: setup-build-demo all tools ## the main job on real traffic, explained
 	$(Q)scripts/demo
 
-# Exit status 2: this machine's own kernel cannot; the matrix still tells.
-test: setup-build-demo-test-vm all tools image manifests ## every suite, here and on the matrix
+test: setup-vm ## every suite, here and on the matrix
+	$(Q)$(MAKE) --no-print-directory -j 2 kernels suites
 	$(Q)scripts/vm-matrix --here
 
-vmtest: setup-build-demo-test-vm all tools image manifests ## every suite, in VMs; KERNEL=6.1: one
+vmtest: setup-vm ## every suite, in VMs; KERNEL=6.1: one
+	$(Q)$(MAKE) --no-print-directory -j 2 kernels suites
 	$(Q)scripts/vm-matrix $(KERNEL)
+
+# The kernels are fetched beside what is installed and built.
+kernels:
+	$(Q)scripts/get-kernels $(KERNEL) >/dev/null
+
+suites:
+	$(Q)scripts/setup build demo test image kubernetes
+	$(Q)$(MAKE) --no-print-directory all tools image manifests
 
 soak: setup-build-demo-test all tools ## 20 minutes of everything at random: SEED=N
 	$(Q)SOAK_MINUTES=$${SOAK_MINUTES:-20} vmtests/run soak

@@ -125,8 +125,7 @@ state() {
 }
 
 attached() {
-	"$BPFTOOL" -j link list | jq --argjson id "$(stat -c %i "$CG")" \
-		'[.[] | select(.cgroup_id == $id)] | length'
+	"$BPFTOOL" -j link list | { grep -o "\"cgroup_id\":$(stat -c %i "$CG")[,}]" || :; } | wc -l
 }
 
 # Whether the client's connection comes out at ztunnel, which knows the way.
