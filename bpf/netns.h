@@ -257,20 +257,28 @@ static __always_inline bool netns_has(struct net *net, const union addr *ip)
 	return netns_census((__u64)net, ip->half[0], ip->half[1]) & NETNS_SOUGHT;
 }
 
+/* The pod address of a family; zero: none. */
+static __always_inline void netns_pod_addr(struct net *net, enum family family, union addr *ip)
+{
+	__u64 found = netns_pod_ip((__u64)net, family);
+
+	if (family == V6)
+		ipv6_read(found, ip);
+	else
+		*ip = found ? addr_from_v4(found) : (union addr){};
+}
+
 /* Fills info from the netns' devices, but for what netns_census() says. */
 static __always_inline void netns_read_ips(struct net *net, struct netns_info *info)
 {
-	__be32 ipv4;
-
 	info->pad = 0;
 	info->netns = netns_id(net, &info->flags);
 	info->inum = BPF_CORE_READ(net, ns.inum);
 	/* First, so that what changes while we read makes the result stale. */
 	netns_generation(net, info->gen);
 
-	ipv4 = netns_pod_ip((__u64)net, V4);
-	info->ip[V4] = ipv4 ? addr_from_v4(ipv4) : (union addr){};
-	ipv6_read(netns_pod_ip((__u64)net, V6), &info->ip[V6]);
+	netns_pod_addr(net, V4, &info->ip[V4]);
+	netns_pod_addr(net, V6, &info->ip[V6]);
 }
 
 /* All of it. flags keeps NETNS_INITIAL, for devices do not show it. */

@@ -147,7 +147,8 @@ WALK __u32 ztunnel_listener_kinds(struct bpf_sock_addr *ctx, __u64 netns, __u32 
 		kinds |= LISTENS_ALL_V4;
 	else if (ztunnel_listens(ctx, 0, v4, cfg->outbound_port, cfg->ztunnel_cgroup))
 		kinds |= LISTENS_LOCAL_V4;
-	if (ztunnel_listens(ctx, 0, v6, cfg->outbound_port, cfg->ztunnel_cgroup))
+	if (!(kinds & wanted) &&
+	    ztunnel_listens(ctx, 0, v6, cfg->outbound_port, cfg->ztunnel_cgroup))
 		kinds |= LISTENS_V6;
 	return kinds;
 }
@@ -164,14 +165,13 @@ static __always_inline bool ztunnel_is_in_pod(struct bpf_sock_addr *ctx, const s
 					      __u64 netns, const struct endpoint *to,
 					      union addr *via, bool dns)
 {
+	__u32 of_v4 = LISTENS_ALL_V4 | LISTENS_LOCAL_V4;
+	__u32 usable = (addr_is_loopback(&cfg->ztunnel[V4]) ? of_v4 : 0) |
+		       (addr_is_loopback(&cfg->ztunnel[V6]) ? LISTENS_V6 : 0);
 	bool v4 = addr_is_v4(&to->ip);
-	__u32 kinds = ztunnel_listener_kinds(ctx, netns,
-					     v4 ? LISTENS_ALL_V4 | LISTENS_LOCAL_V4 : LISTENS_V6);
+	__u32 kinds =
+		usable & ztunnel_listener_kinds(ctx, netns, usable & (v4 ? of_v4 : LISTENS_V6));
 
-	if (!addr_is_loopback(&cfg->ztunnel[V4]))
-		kinds &= ~(LISTENS_ALL_V4 | LISTENS_LOCAL_V4);
-	if (!addr_is_loopback(&cfg->ztunnel[V6]))
-		kinds &= ~LISTENS_V6;
 	if (!v4)
 		*via = kinds & LISTENS_V6 ? cfg->ztunnel[V6] : (union addr){};
 	else if (kinds & LISTENS_ALL_V4 && !dns)
@@ -276,15 +276,30 @@ static __always_inline bool is_ztunnel(const struct settings *cfg, const struct 
 
 /*
  * Whether an address, in two halves, is that of a pod of this node which is
- * enrolled. Global, as netns.h's walks are.
+ * enrolled: pod_rule() of its addresses, of which no more are read than it takes,
+ * for that costs most of this. Global, as netns.h's walks are.
  */
 WALK int is_local_enrolled_pod(__u64 ip0, __u64 ip1)
 {
-	union addr ip = { .half = { ip0, ip1 } };
+	union addr ip = { .half = { ip0, ip1 } }, held = {};
 	const struct pod *pod = bpf_map_lookup_elem(&pod_ips, &ip);
-	struct netns_info info = {};
+	enum family family = addr_family(&ip);
+	struct net *net;
+	int rule, other;
+	__u32 flags;
 
-	return pod && pod_read(pod, &ip, &info) && is_enrolled(info.ip);
+	if (!pod)
+		return false;
+	rule = rule_at(ip0, ip1, false);
+	if (rule == RULE_OUT)
+		return false;
+	net = (struct net *)pod->net;
+	netns_pod_addr(net, !family, &held);
+	other = addr_is_zero(&held) ? 0 : rule_at(held.half[0], held.half[1], false);
+	if (other == RULE_OUT || (rule != RULE_IN && other != RULE_IN))
+		return false;
+	netns_pod_addr(net, family, &held);
+	return addr_equal(&held, &ip) && netns_id(net, &flags) == pod->netns;
 }
 
 /*

@@ -108,6 +108,16 @@ captured() { # PORT ORIGINAL
 	captured 15006 fd00:77::6:0:0:6:80
 	run -0 node "$TCP" dial fd00:77::2 80
 	has "local=[fd00:77::2]:80 "
+	# By a rule for its other address as well, OUT before IN.
+	onramp enroll fd00:77::2
+	run -0 node "$TCP" dial 10.77.2.2 80
+	has ":15006 " "orig4=10.77.2.2:80 "
+	onramp exclude 10.77.2.2
+	run -0 node "$TCP" dial fd00:77::2 80
+	has "local=[fd00:77::2]:80 "
+	run -0 node "$TCP" dial 10.77.2.2 80
+	has "local=[::ffff:10.77.2.2]:80 "
+	onramp forget fd00:77::2 10.77.2.2
 }
 
 @test "IPv6: link-local destinations are captured like any other" {

@@ -257,6 +257,15 @@ dial($family)"
 	has "local=[::1]:15001 "
 	run -0 pod server "$TCP" dial 10.77.1.2 15001
 	has " local=[::ffff:10.77.1.2]:15001 "
+	# Where ztunnel is not at 127.0.0.1: refused, for it listens here.
+	settings_read
+	both=$settings
+	read -ra byte <<<"$settings"
+	settings="$(printf '0 %.0s' {1..16}) ${byte[*]:16}" settings_write
+	run -1 pod client "$TCP" dial 10.77.2.2 80
+	is "$output" EPERM
+	never_began 1
+	settings=$both settings_write
 	leave client
 	listen_in client :: 15001 15053
 	is "$(entries ztunnel_listeners)" 1
