@@ -146,6 +146,7 @@ struct listener {
 };
 
 enum listener_kind { LISTENS_ALL_V4 = 1, LISTENS_LOCAL_V4 = 2, LISTENS_V6 = 4 };
+#define LISTENS_V4 (LISTENS_ALL_V4 | LISTENS_LOCAL_V4)
 
 /* destinations: a number, and whose it is -> an original destination. */
 struct number_key {

@@ -120,8 +120,9 @@ WALK int ztunnel_listens(struct bpf_sock_addr *ctx, __u64 ip0, __u64 ip1, __u32 
 
 /*
  * ztunnel's listeners in the netns of the context's socket, as bits of enum
- * listener_kind: those that sockops has seen begin, which no other socket can
- * hide. Where it has seen none of those wanted, some may be older than the load.
+ * listener_kind, for the families that it has an address of: those that sockops has
+ * seen begin, which no other socket can hide. Where it has seen none of those wanted,
+ * some may be older than the load: then as many are sought as it takes.
  */
 WALK __u32 ztunnel_listener_kinds(struct bpf_sock_addr *ctx, __u64 netns, __u32 wanted)
 {
@@ -129,25 +130,31 @@ WALK __u32 ztunnel_listener_kinds(struct bpf_sock_addr *ctx, __u64 netns, __u32 
 	struct listeners_key key = { .netns = netns };
 	struct listeners *here;
 	__u64 v4 = bpf_cpu_to_be64(0xffff7f000001ULL), v6 = bpf_cpu_to_be64(1), any_v4;
+	bool has_v4, has_v6;
 	__u32 kinds = 0;
 
 	if (!cfg)
 		return 0;
 	key.ztunnel = cfg->ztunnel_cgroup;
 	here = bpf_map_lookup_elem(&ztunnel_listeners, &key);
-	if (here) {
+	has_v4 = addr_is_loopback(&cfg->ztunnel[V4]);
+	has_v6 = addr_is_loopback(&cfg->ztunnel[V6]);
+	if (here && has_v4) {
 		kinds |= here->all_v4 > 0 ? LISTENS_ALL_V4 : 0;
 		kinds |= here->local_v4 > 0 ? LISTENS_LOCAL_V4 : 0;
-		kinds |= here->v6 > 0 ? LISTENS_V6 : 0;
 	}
+	if (here && has_v6)
+		kinds |= here->v6 > 0 ? LISTENS_V6 : 0;
 	if (kinds & wanted)
 		return kinds;
-	any_v4 = v4 + bpf_cpu_to_be64(1 << 16); /* 127.1.0.1 */
-	if (ztunnel_listens(ctx, 0, any_v4, cfg->outbound_port, cfg->ztunnel_cgroup))
-		kinds |= LISTENS_ALL_V4;
-	else if (ztunnel_listens(ctx, 0, v4, cfg->outbound_port, cfg->ztunnel_cgroup))
-		kinds |= LISTENS_LOCAL_V4;
-	if (!(kinds & wanted) &&
+	if (has_v4) {
+		any_v4 = v4 + bpf_cpu_to_be64(1 << 16); /* 127.1.0.1 */
+		if (ztunnel_listens(ctx, 0, any_v4, cfg->outbound_port, cfg->ztunnel_cgroup))
+			kinds |= LISTENS_ALL_V4;
+		else if (ztunnel_listens(ctx, 0, v4, cfg->outbound_port, cfg->ztunnel_cgroup))
+			kinds |= LISTENS_LOCAL_V4;
+	}
+	if (has_v6 && !(kinds & wanted) &&
 	    ztunnel_listens(ctx, 0, v6, cfg->outbound_port, cfg->ztunnel_cgroup))
 		kinds |= LISTENS_V6;
 	return kinds;
@@ -165,20 +172,15 @@ static __always_inline bool ztunnel_is_in_pod(struct bpf_sock_addr *ctx, const s
 					      __u64 netns, const struct endpoint *to,
 					      union addr *via, bool dns)
 {
-	__u32 of_v4 = LISTENS_ALL_V4 | LISTENS_LOCAL_V4;
-	__u32 usable = (addr_is_loopback(&cfg->ztunnel[V4]) ? of_v4 : 0) |
-		       (addr_is_loopback(&cfg->ztunnel[V6]) ? LISTENS_V6 : 0);
 	bool v4 = addr_is_v4(&to->ip);
-	__u32 kinds =
-		usable & ztunnel_listener_kinds(ctx, netns, usable & (v4 ? of_v4 : LISTENS_V6));
+	__u32 kinds = ztunnel_listener_kinds(ctx, netns, v4 ? LISTENS_V4 : LISTENS_V6);
 
 	if (!v4)
 		*via = kinds & LISTENS_V6 ? cfg->ztunnel[V6] : (union addr){};
 	else if (kinds & LISTENS_ALL_V4 && !dns)
 		*via = addr_from_v4(destination_to_ip(ctx, &to->ip, to->port));
 	else
-		*via = kinds & (LISTENS_ALL_V4 | LISTENS_LOCAL_V4) ? cfg->ztunnel[V4] :
-								     (union addr){};
+		*via = kinds & LISTENS_V4 ? cfg->ztunnel[V4] : (union addr){};
 	return kinds != 0;
 }
 
@@ -281,10 +283,9 @@ static __always_inline bool is_ztunnel(const struct settings *cfg, const struct 
  */
 WALK int is_local_enrolled_pod(__u64 ip0, __u64 ip1)
 {
-	union addr ip = { .half = { ip0, ip1 } }, held = {};
+	union addr ip = { .half = { ip0, ip1 } };
 	const struct pod *pod = bpf_map_lookup_elem(&pod_ips, &ip);
 	enum family family = addr_family(&ip);
-	struct net *net;
 	int rule, other;
 	__u32 flags;
 
@@ -293,13 +294,13 @@ WALK int is_local_enrolled_pod(__u64 ip0, __u64 ip1)
 	rule = rule_at(ip0, ip1, false);
 	if (rule == RULE_OUT)
 		return false;
-	net = (struct net *)pod->net;
-	netns_pod_addr(net, !family, &held);
-	other = addr_is_zero(&held) ? 0 : rule_at(held.half[0], held.half[1], false);
+	netns_pod_addr((struct net *)pod->net, !family, &ip);
+	other = addr_is_zero(&ip) ? 0 : rule_at(ip.half[0], ip.half[1], false);
 	if (other == RULE_OUT || (rule != RULE_IN && other != RULE_IN))
 		return false;
-	netns_pod_addr(net, family, &held);
-	return addr_equal(&held, &ip) && netns_id(net, &flags) == pod->netns;
+	netns_pod_addr((struct net *)pod->net, family, &ip);
+	return ip.half[0] == ip0 && ip.half[1] == ip1 &&
+	       netns_id((struct net *)pod->net, &flags) == pod->netns;
 }
 
 /*

@@ -1028,8 +1028,12 @@ static int second_netns_on_link(void)
 			pass(fds[1], -1);
 		_exit(0);
 	}
-	if (read(ready[0], &byte, 1) != 1)
+	close(ready[1]); /* or its end would not be seen */
+	if (read(ready[0], &byte, 1) != 1) {
+		waitpid(child, NULL, 0);
+		errno = EPERM; /* no user namespace */
 		return -1;
+	}
 	if (ip("link add bridge type bridge\nlink set bridge up\n"
 	       "link add in type veth peer name out netns %d\n"
 	       "link set in master bridge up\nlink set eth0 master bridge\n",
