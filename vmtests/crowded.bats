@@ -41,6 +41,7 @@ beside() { # multi|link|override|exclusive CGROUP COMMAND...
 	esac
 	"${@:3}"
 	if [ "$1" = link ]; then
+		"$BPFTOOL" link detach pinned "$WORK/bpf/link" # the pin's end is not at once its own
 		rm "$WORK/bpf/link"
 	else
 		"$BPFTOOL" cgroup detach "$2" cgroup_inet4_connect pinned "$OTHER/other_connect4"

@@ -679,8 +679,11 @@ as_container() { # CAPABILITY...
 	for name; do bounding+=${name:+,+${name,,}}; done
 	kubeconfig '{ "as": "account" }' >"$WORK/account"
 	mkdir -p "$WORK/run"
-	in_cgroup unshare --mount sh -c 'mount --bind "$0" "$0" && mount -o remount,bind,ro / &&
-		! touch "$0.no" 2>/dev/null && exec "$@"' "$WORK/run" \
+	# /tmp may be a mount of its own.
+	in_cgroup unshare --mount sh -c 'mount --rbind "$1" "$1" && mount -o remount,bind,ro "$1" &&
+		mount --bind "$0" "$0" && mount -o remount,bind,rw "$0" &&
+		mount -o remount,bind,ro / && ! touch "$0.no" "/no" 2>/dev/null && shift &&
+		exec "$@"' "$WORK/run" "$WORK" \
 		setpriv --bounding-set="$bounding" --inh-caps=-all --no-new-privs \
 		env KUBECONFIG="$WORK/account" NODE_NAME=node1 ONRAMP="$ONRAMP" \
 		"$SCRIPT" -p "$PIN" -s "$STATE"
