@@ -31,7 +31,8 @@ setting() { terminal display-message -p "#{$1}"; }
 
 # Starts it in a shell, whose terminal's settings are kept in $WORK/before.
 watch_up() { # COLUMNS ROWS [SECONDS]
-	terminal new-session -d -x "$1" -y "$2" "env PS1= bash --norc"
+	# The server before may still be on its way out.
+	retry 100 terminal new-session -d -x "$1" -y "$2" "env PS1= bash --norc"
 	terminal send-keys "stty -a | tail -n +2 >'$WORK/before'; '$WATCH' -p '$PIN' -n ${3-0.2}; echo ended with \$?; stty -a | tail -n +2 >'$WORK/after'" Enter
 	retry 100 on_screen "in all"
 	is "$(setting alternate_on)" 1
