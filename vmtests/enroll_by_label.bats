@@ -682,8 +682,8 @@ as_container() { # CAPABILITY...
 	# /tmp may be a mount of its own.
 	in_cgroup unshare --mount sh -c 'mount --rbind "$1" "$1" && mount -o remount,bind,ro "$1" &&
 		mount --bind "$0" "$0" && mount -o remount,bind,rw "$0" &&
-		mount -o remount,bind,ro / && ! touch "$0.no" "/no" 2>/dev/null && shift &&
-		exec "$@"' "$WORK/run" "$WORK" \
+		mount -o remount,bind,ro / && ! touch "$0.no" 2>/dev/null && ! touch /no 2>/dev/null &&
+		shift && exec "$@"' "$WORK/run" "$WORK" \
 		setpriv --bounding-set="$bounding" --inh-caps=-all --no-new-privs \
 		env KUBECONFIG="$WORK/account" NODE_NAME=node1 ONRAMP="$ONRAMP" \
 		"$SCRIPT" -p "$PIN" -s "$STATE"
