@@ -10,6 +10,7 @@ say =
 endif
 
 B := build
+comma := ,
 CC ?= gcc
 CLANG ?= clang
 BPFTOOL ?= $(shell scripts/find-bpftool)
@@ -25,16 +26,20 @@ BPF_CFLAGS := -g -O2 -target bpf -mcpu=v2 -Wall -Werror -ffreestanding \
 CFLAGS ?= -O2 -g
 CFLAGS += -std=gnu11 -D_GNU_SOURCE -Wall -Wextra -Werror -I$(B) -Ibpf $(NOWHERE)
 
-# The loader attaches in this order: connect comes last, for what it redirects needs
-# all the others. After it inet_sock_set_state, which counts what connect had no
-# verdict for.
+# What onramp --version says. The same in what make calls make for.
+VERSION ?= $(shell git describe --always --dirty 2>/dev/null || echo unknown)
+VERSION := $(VERSION)
+export VERSION
+
+# They are loaded in this order. First a tracepoint's: where CAP_PERFMON is missing, the
+# kernel says so of it, and of others that it knows no such helper.
 HOOKS := $(patsubst bpf/%.bpf.c,$(B)/bpf/%.o,$(wildcard bpf/*.bpf.c))
-LAST := %/connect4.o %/connect6.o %/inet_sock_set_state.o
-HOOKS := $(filter-out $(LAST),$(HOOKS)) $(filter $(LAST),$(HOOKS))
-TOOL_FILES := $(filter-out %.bpf.c,$(wildcard vmtests/*.c))
+FIRST := %/cgroup_rmdir.o
+HOOKS := $(filter $(FIRST),$(HOOKS)) $(filter-out $(FIRST),$(HOOKS))
+TOOL_FILES := $(filter-out %.bpf.c %/fuzz.c,$(wildcard vmtests/*.c))
 TOOLS := $(TOOL_FILES:vmtests/%.c=$(B)/%) $(B)/other.bpf.o $(B)/other/onramp
 MANIFESTS := $(patsubst scripts/kubernetes/%/kustomization.yaml,$(B)/kubernetes-%.json,\
-	$(wildcard scripts/kubernetes/*/kustomization.yaml)) $(B)/kubernetes-unload.json
+	$(wildcard scripts/kubernetes/*/kustomization.yaml))
 C_FILES := $(wildcard bpf/*.[ch] loader/*.[ch] scripts/*.c vmtests/*.[ch])
 SHELL_FILES := $(shell grep -lE '^.!/bin/(ba)?sh' scripts/* vmtests/* .ci/* 2>/dev/null) \
 	$(wildcard vmtests/*.bash)
@@ -42,9 +47,10 @@ SHELL_FILES := $(shell grep -lE '^.!/bin/(ba)?sh' scripts/* vmtests/* .ci/* 2>/d
 .DELETE_ON_ERROR:
 .SUFFIXES:
 .PHONY: help all install uninstall tools image manifests demo test vmtest kernels suites \
-	vmtest-arm64 soak churn bench bench-scale lint fmt clean compile_commands.json setup-%
+	vmtest-arm64 soak churn fuzz bench bench-scale lint fmt clean compile_commands.json \
+	setup-% FORCE
 
-all: $(B)/onramp.bpf.o $(B)/onramp ## build the object and the loader
+all: $(B)/onramp.bpf.o $(B)/onramp $(B)/onramp-zds ## build the object, the loader and the server
 
 PREFIX ?= /usr/local
 COMMANDS := $(wildcard scripts/onramp-* scripts/enroll-by-label)
@@ -52,7 +58,7 @@ to := $(DESTDIR)$(PREFIX)
 
 install: all ## the loader, its man page, the object, scripts; PREFIX, DESTDIR
 	$(Q)install -d $(to)/sbin $(to)/lib/onramp $(to)/share/man/man8
-	$(Q)install $(B)/onramp $(COMMANDS) $(to)/sbin
+	$(Q)install $(B)/onramp $(B)/onramp-zds $(COMMANDS) $(to)/sbin
 	$(Q)install -m 644 $(B)/onramp.bpf.o $(to)/lib/onramp
 	$(Q)install scripts/load-with-bpftool scripts/find-bpftool $(to)/lib/onramp
 	$(Q)scripts/usage-to-man loader/usage.txt scripts/onramp.8.in | \
@@ -60,7 +66,7 @@ install: all ## the loader, its man page, the object, scripts; PREFIX, DESTDIR
 
 uninstall: ## what install put there
 	$(Q)rm -rf $(to)/lib/onramp $(to)/share/man/man8/onramp.8 \
-		$(addprefix $(to)/sbin/,onramp $(notdir $(COMMANDS)))
+		$(addprefix $(to)/sbin/,onramp onramp-zds $(notdir $(COMMANDS)))
 
 tools: $(TOOLS) ## what the suites need besides
 
@@ -85,15 +91,55 @@ $(B)/onramp.skel.h: $(B)/onramp.bpf.o
 	$(call say,SKEL,$@)
 	$(Q)$(BPFTOOL) gen skeleton $< name onramp >$@
 
-$(B)/usage.h: loader/usage.txt scripts/usage-to-c
+$(B)/%.h: loader/%.txt scripts/usage-to-c
 	$(call say,GEN,$@)
 	$(Q)mkdir -p $(@D)
 	$(Q)scripts/usage-to-c $< >$@
 
-$(B)/onramp: $(wildcard loader/*.[ch]) bpf/onramp.h $(B)/onramp.skel.h $(B)/usage.h
+# Written only where it says another, so that nothing is built anew for nothing.
+$(B)/version: FORCE
+	$(Q)mkdir -p $(@D)
+	$(Q)echo '$(VERSION)' | cmp -s - $@ || echo '$(VERSION)' >$@
+
+# What onramp-zds is made of, and what both are. (The rest is the loader's alone.)
+ZDS := $(wildcard loader/zds*.c)
+BOTH := loader/addr.c loader/inbound.c loader/netns.c loader/uid.c
+LOADER := $(filter-out $(ZDS),$(wildcard loader/*.c))
+MADE := bpf/onramp.h $(wildcard loader/*.h) $(B)/onramp.skel.h $(B)/version
+
+$(B)/onramp: $(LOADER) $(B)/usage.h $(MADE)
 	$(call say,CC,$@)
-	$(Q)$(CC) $(CFLAGS) -static -s loader/*.c -o $@ \
+	$(Q)$(CC) $(CFLAGS) -DVERSION='"$(VERSION)"' -static -s $(LOADER) -o $@ \
 		$$(scripts/static-libs '$(CC)')
+
+$(B)/zds.pb-c.c $(B)/zds.pb-c.h &: loader/zds.proto | setup-build
+	$(call say,PROTO,$@)
+	$(Q)mkdir -p $(@D)
+	$(Q)protoc-c --proto_path=loader --c_out=$(B) $<
+
+# With shared libraries: Debian's libmicrohttpd has no static form without GnuTLS.
+$(B)/onramp-zds: $(ZDS) $(BOTH) $(B)/zds.pb-c.c $(B)/zds.pb-c.h $(B)/usage-zds.h $(MADE)
+	$(call say,CC,$@)
+	$(Q)$(CC) $(CFLAGS) -DVERSION='"$(VERSION)"' $(ZDS) $(BOTH) $(B)/zds.pb-c.c -o $@ \
+		-lbpf -lprotobuf-c -lmicrohttpd
+
+# The same with ASan and UBSan, which end it where they find something: for the suites,
+# ZDS=build/asan/onramp-zds.
+$(B)/asan/onramp-zds: $(B)/onramp-zds
+	$(call say,CC,$@)
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CC) $(CFLAGS) -fsanitize=address,undefined -fno-sanitize-recover=all \
+		-fno-omit-frame-pointer -DVERSION='"$(VERSION)"' $(ZDS) $(BOTH) $(B)/zds.pb-c.c \
+		-o $@ -lbpf -lprotobuf-c -lmicrohttpd
+
+# Those of zds_files.c that keep files have others in their place.
+FUZZED := loader/zds_files.c loader/zds_pods.c loader/addr.c loader/uid.c $(B)/zds.pb-c.c
+FUZZ_WRAPS := status_write status_is_enabled told_write told_read
+$(B)/fuzz: vmtests/fuzz.c loader/zds_peers.c $(FUZZED) $(MADE) Makefile | setup-build-fuzz
+	$(call say,CC,$@)
+	$(Q)$(CLANG) $(CFLAGS) -DVERSION='"$(VERSION)"' -fsanitize=fuzzer,address,undefined \
+		-fno-sanitize-recover=all $(addprefix -Wl$(comma)--wrap=,$(FUZZ_WRAPS)) \
+		$< $(FUZZED) -o $@ -lprotobuf-c
 
 $(B)/other.bpf.o: vmtests/other.bpf.c Makefile | setup-build
 	$(call say,BPF,$@)
@@ -104,25 +150,43 @@ $(B)/other.bpf.o: vmtests/other.bpf.c Makefile | setup-build
 $(B)/other/onramp: $(B)/onramp
 	$(Q)$(MAKE) --no-print-directory B=$(B)/other BPF_CFLAGS='$(BPF_CFLAGS) -mcpu=v3' $@
 
+# What onramp-zds will do with loader/inbound.c.
+$(B)/inbound: vmtests/inbound.c $(BOTH) $(wildcard loader/*.h) bpf/onramp.h Makefile | setup-build
+	$(call say,CC,$@)
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CC) $(CFLAGS) -static $< $(BOTH) -o $@ $$(scripts/static-libs '$(CC)')
+
 $(B)/%: vmtests/%.c $(wildcard vmtests/*.h) Makefile | setup-build
 	$(call say,CC,$@)
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CC) $(CFLAGS) -static $< -o $@
 
-# The image is of this machine's own loader and a cross-built one, whose object
-# comes out the same.
+# The loader's image is of this machine's own and a cross-built one, whose object
+# comes out the same. The node's is of this machine's kind alone.
 IMAGE := localhost/onramp:latest
+NODE_IMAGE := localhost/onramp-node:latest
 IMAGE_ARCHS := amd64 arm64
 cpu_amd64 := x86_64
 cpu_arm64 := aarch64
 loader_for = $(B)/$(if $(filter-out $(ARCH),$(cpu_$(1))),$(1)/)onramp
 
-image: $(B)/onramp.oci.tar ## OCI archive of the loader: build/onramp.oci.tar
+image: $(B)/onramp.oci.tar $(B)/onramp-node.oci.tar ## OCI archives: build/onramp-node.oci.tar, and the loader's
 
 $(B)/onramp.oci.tar: scripts/image $(foreach arch,$(IMAGE_ARCHS),$(call loader_for,$(arch)))
 	$(call say,IMAGE,$@)
 	$(Q)scripts/image $(IMAGE) \
 		$(foreach arch,$(IMAGE_ARCHS),$(arch)=$(call loader_for,$(arch))) >$@
+
+$(B)/node-base.tar: scripts/node-base | setup-image
+	$(call say,BASE,$@)
+	$(Q)mkdir -p $(@D)
+	$(Q)scripts/node-base >$@
+
+NODE_PROGRAMS := $(B)/onramp $(B)/onramp-zds $(COMMANDS)
+$(B)/onramp-node.oci.tar: scripts/image $(B)/node-base.tar $(NODE_PROGRAMS)
+	$(call say,IMAGE,$@)
+	$(Q)scripts/image $(NODE_IMAGE) $$(dpkg --print-architecture)=$(B)/node-base.tar \
+		$(NODE_PROGRAMS) >$@
 
 cross_make = libs=$$(scripts/get-libs $(1)) && $(MAKE) --no-print-directory \
 	B=$(B)/$(1) ARCH=$(cpu_$(1)) LIBS="$$libs" CC="$(cpu_$(1))-linux-gnu-gcc \
@@ -132,16 +196,11 @@ $(B)/amd64/onramp $(B)/arm64/onramp: $(B)/%/onramp: $(B)/onramp | setup-image
 
 manifests: $(MANIFESTS) ## scripts/kubernetes as JSON: build/kubernetes-*.json
 
-# Patched with nothing: kubectl's own types turn it into JSON.
-to_json := kubectl patch --local -f - --patch '{}' -o json
-
-$(B)/kubernetes-unload.json: scripts/kubernetes/unload.yaml | setup-kubernetes
-	$(Q)mkdir -p $(@D)
-	$(Q)$(to_json) <$< >$@
-
+# Patched with nothing, each object comes out as JSON, one after the other.
 $(B)/kubernetes-%.json: $(wildcard scripts/kubernetes/*/*) | setup-kubernetes
 	$(Q)mkdir -p $(@D)
-	$(Q)kubectl kustomize scripts/kubernetes/$* | $(to_json) >$@
+	$(Q)kubectl kustomize scripts/kubernetes/$* | \
+		kubectl patch --local -f - --type merge --patch '{}' -o json >$@
 
 demo: setup-build-demo all tools ## the main job on real traffic, explained
 	$(Q)scripts/demo
@@ -171,8 +230,17 @@ churn: setup-build-demo-test all tools ## 10,000 pods come and go; 2,000 at once
 		vmtests/run churn
 
 vmtest-arm64: setup-build-image-arm64 ## core suites on an emulated arm64 machine
-	$(Q)$(call cross_make,arm64) all tools
+	$(Q)$(call cross_make,arm64) $(B)/arm64/onramp.bpf.o $(B)/arm64/onramp tools
 	$(Q)scripts/vm-run-arm64
+
+FUZZ_SECONDS ?= 60
+FUZZ_DIR ?= $(B)/fuzz-corpus
+fuzz: $(B)/fuzz ## what peers and files may say, at random: FUZZ_SECONDS=600
+	$(Q)mkdir -p $(FUZZ_DIR)
+	$(Q)printf 'namespace=a\nname=b\nservice_account=c\nip=10.0.0.1\ndns=true\n\000' >$(FUZZ_DIR)/workload
+	$(Q)printf 'a-pod0a1b2c3d_4e5f_6071_8293_a4b5c6d7e8f9.slice\001' >$(FUZZ_DIR)/cgroup
+	$(Q)$(B)/fuzz -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 -verbosity=0 \
+		-artifact_prefix=$(B)/fuzz- $(FUZZ_DIR)
 
 bench: setup-build-bench all tools ## what a connection costs: build/bench.*
 	$(Q)scripts/bench
@@ -180,12 +248,14 @@ bench: setup-build-bench all tools ## what a connection costs: build/bench.*
 bench-scale: setup-build-bench all tools ## many pods, rules, connections; memory
 	$(Q)scripts/bench-scale
 
-lint: setup-lint setup-build ## clang-format, cppcheck, shellcheck
+lint: setup-lint setup-build $(B)/onramp.skel.h $(B)/usage.h $(B)/usage-zds.h $(B)/zds.pb-c.h ## clang-format, cppcheck, shellcheck
 	$(call say,LINT,C)
 	$(Q)clang-format --dry-run -Werror $(C_FILES)
 	$(Q)cppcheck --quiet --error-exitcode=1 --inline-suppr \
 		--enable=warning,performance,portability --std=c11 \
 		--suppress=missingIncludeSystem --suppress=unknownMacro -Ibpf loader/*.c scripts/*.c $(TOOL_FILES)
+	$(Q)scripts/plain-c '$(CLANG) $(BPF_CFLAGS)' bpf/*.bpf.c
+	$(Q)scripts/plain-c '$(CLANG) $(CFLAGS) -DVERSION=""' loader/*.c
 	$(call say,LINT,shell)
 	$(Q)shellcheck $(SHELL_FILES)
 	$(Q)shellcheck -s bats $(wildcard vmtests/*.bats)
@@ -196,7 +266,7 @@ fmt: setup-lint ## format the C files
 compile_commands.json: ## for editors: into build/
 	$(Q)mkdir -p $(B)
 	$(Q)scripts/compile-commands '$(CLANG) $(BPF_CFLAGS)' bpf/*.bpf.c \
-		vmtests/*.bpf.c -- '$(CC) $(CFLAGS)' loader/*.c $(TOOL_FILES) >$(B)/$@
+		vmtests/*.bpf.c -- '$(CC) $(CFLAGS) -DVERSION=\"\"' loader/*.c $(TOOL_FILES) >$(B)/$@
 
 clean: ## remove what was built
 	$(Q)rm -rf $(B)

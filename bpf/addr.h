@@ -56,7 +56,7 @@ static __always_inline bool addr_stays_here(const union addr *a)
 	return a->byte[0] == 0xff || !(a->half[0] | a->word[2] | (a->word[3] & ~bpf_htonl(1)));
 }
 
-/* A socket's two ends. An IPv4-mapped one stays so, which is IPv4 here. */
+/* Whom a socket dialled. An IPv4-mapped address stays so, which is IPv4 here. */
 static __always_inline union addr peer_end(struct sock_common *sk)
 {
 	union addr ip = addr_from_v4(BPF_CORE_READ(sk, skc_daddr));
@@ -66,13 +66,25 @@ static __always_inline union addr peer_end(struct sock_common *sk)
 	return ip;
 }
 
-static __always_inline union addr own_end(struct sock_common *sk)
+/* The address that a sock_addr program is to show or change; v4: it is one of IPv4. */
+static __always_inline union addr name_read(struct bpf_sock_addr *ctx, bool v4)
 {
-	union addr ip = addr_from_v4(BPF_CORE_READ(sk, skc_rcv_saddr));
+	if (v4)
+		return addr_from_v4(ctx->user_ip4);
+	return (union addr){ .word = { ctx->user_ip6[0], ctx->user_ip6[1], ctx->user_ip6[2],
+				       ctx->user_ip6[3] } };
+}
 
-	if (BPF_CORE_READ(sk, skc_family) == AF_INET6)
-		bpf_core_read(&ip, sizeof(ip), &sk->skc_v6_rcv_saddr);
-	return ip;
+static __always_inline void name_write(struct bpf_sock_addr *ctx, bool v4, const union addr *ip)
+{
+	if (v4) {
+		ctx->user_ip4 = ip->word[3];
+		return;
+	}
+	ctx->user_ip6[0] = ip->word[0];
+	ctx->user_ip6[1] = ip->word[1];
+	ctx->user_ip6[2] = ip->word[2];
+	ctx->user_ip6[3] = ip->word[3];
 }
 
 #endif

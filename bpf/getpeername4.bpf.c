@@ -3,10 +3,10 @@
  * cgroup/getpeername4: the client of a redirected connection sees the peer
  * that it dialled.
  */
-#include "peername.h"
+#include "names.h"
 
 SEC("cgroup/getpeername4")
 int getpeername4(struct bpf_sock_addr *ctx)
 {
-	return show_dialled4(ctx);
+	return peer_show(ctx, true);
 }

@@ -4,13 +4,15 @@
  * (SOL_IPV6) on sockets that the proxy accepted from a redirected client, over
  * whatever the kernel says: with conntrack it would name the proxy itself.
  * Everything else keeps the kernel's own answer. Every getsockopt() below the
- * cgroup pays for the look: where ztunnel's cgroup is known, attach it there.
+ * cgroup pays for the look: it is attached to ztunnel's where that is known.
  */
-#include "numbers.h"
+#include "in_pod.h"
 
 #define SOL_IP 0
 #define SOL_IPV6 41
 #define SO_ORIGINAL_DST 80 /* and IP6T_SO_ORIGINAL_DST */
+
+#define FAIL 0 /* getsockopt() fails with EPERM: before 5.18 there is no other error */
 
 static __always_inline int keep_kernels_answer(struct bpf_sockopt *ctx)
 {
@@ -24,21 +26,59 @@ static __always_inline int keep_kernels_answer(struct bpf_sockopt *ctx)
 	return 1;
 }
 
-/* Node mode: by the number in the socket's own port, and its peer's address. */
-static __always_inline const struct endpoint *peers_destination(struct bpf_sockopt *ctx,
-								struct bpf_sock *sk)
+/*
+ * Whether the kernel's own answer is the socket's own address: conntrack knows the
+ * connection, and of no other destination. A proxy that believed it would call itself.
+ */
+static __always_inline bool kernel_says_itself(struct bpf_sockopt *ctx, struct bpf_sock *sk)
 {
-	union addr client = { .word = { sk->dst_ip6[0], sk->dst_ip6[1], sk->dst_ip6[2],
-					sk->dst_ip6[3] } };
-	const struct settings *cfg = current_settings();
-	const struct destination *found;
+	const struct sockaddr_in *v4 = ctx->optval;
+	const struct sockaddr_in6 *v6 = ctx->optval;
+	const void *end = ctx->optval_end;
 
-	if (sk->family == AF_INET)
-		client = addr_from_v4(sk->dst_ip4);
-	if (!cfg || !netns_is_ztunnels(ctx, cfg))
-		return NULL;
-	found = port_to_destination(client_of(&client), sk->src_port);
-	return found ? &found->asked : NULL;
+	if (ctx->retval)
+		return false;
+	if (ctx->level == SOL_IP)
+		return (const void *)(v4 + 1) <= end && v4->sin_addr.s_addr == sk->src_ip4 &&
+		       bpf_ntohs(v4->sin_port) == sk->src_port;
+	return (const void *)(v6 + 1) <= end && v6->sin6_addr.s6_addr32[0] == sk->src_ip6[0] &&
+	       v6->sin6_addr.s6_addr32[1] == sk->src_ip6[1] &&
+	       v6->sin6_addr.s6_addr32[2] == sk->src_ip6[2] &&
+	       v6->sin6_addr.s6_addr32[3] == sk->src_ip6[3] &&
+	       bpf_ntohs(v6->sin6_port) == sk->src_port;
+}
+
+/*
+ * Whether conntrack knows of another destination: the pod's own rules redirected it, as
+ * istio-cni's do until they have been taken over. Never what onramp redirected, for that
+ * was to ztunnel's port from the first.
+ */
+static __always_inline bool kernel_knows(struct bpf_sockopt *ctx, __u32 port)
+{
+	/* The port is at the same place in both. */
+	const struct sockaddr_in *name = ctx->optval;
+
+	return !ctx->retval && (const void *)(name + 1) <= ctx->optval_end &&
+	       bpf_ntohs(name->sin_port) != port;
+}
+
+/*
+ * A socket without a destination: what ztunnel accepted where only redirected
+ * connections come has lost it, and so has what NAT has made another of since.
+ */
+static __always_inline int no_destination(struct bpf_sockopt *ctx, struct bpf_sock *sk)
+{
+	const struct settings *cfg = current_settings();
+	__u32 port = sk->src_port;
+
+	if (!cfg ||
+	    (port != cfg->port[OUTBOUND] && port != cfg->port[INBOUND] && port != cfg->port[HBONE]))
+		return keep_kernels_answer(ctx);
+	if (cfg->mode == IN_POD_MODE && port == cfg->port[OUTBOUND] ? kernel_knows(ctx, port) :
+								      !kernel_says_itself(ctx, sk))
+		return keep_kernels_answer(ctx);
+	count(STAT_LOST);
+	return FAIL;
 }
 
 SEC("cgroup/getsockopt")
@@ -49,21 +89,19 @@ int getsockopt(struct bpf_sockopt *ctx)
 	/* Read here: further down clang would make it arithmetic on ctx. */
 	void *optval = ctx->optval, *end = ctx->optval_end;
 	bool v4 = ctx->level == SOL_IP;
-	const struct endpoint *asked = NULL;
 	struct bpf_sock *sk = ctx->sk;
+	struct endpoint *kept, asked = {};
 
-	if (ctx->optname != SO_ORIGINAL_DST || (!v4 && ctx->level != SOL_IPV6))
+	if (ctx->optname != SO_ORIGINAL_DST || (!v4 && ctx->level != SOL_IPV6) || !sk)
 		return keep_kernels_answer(ctx);
-	if (!sk)
-		return keep_kernels_answer(ctx);
-	if (v4) /* of a dual-stack socket as well */
-		asked = ip_to_destination(ctx, sk->src_ip4);
-	if (!asked && port_is_numbered(sk->src_port))
-		asked = peers_destination(ctx, sk);
-	if (!asked)
-		asked = bpf_sk_storage_get(&original_dst, sk, NULL, 0);
-	if (!asked || addr_is_v4(&asked->ip) != v4)
-		return keep_kernels_answer(ctx);
+	kept = bpf_sk_storage_get(&original_dst, sk, NULL, 0);
+	if (kept)
+		asked = *kept;
+	else if (!ip_is_numbered(sk->src_ip4) ||
+		 !number_read(socket_netns_id(ctx), sk->src_ip4, &asked, false))
+		return no_destination(ctx, sk);
+	if (addr_is_v4(&asked.ip) != v4)
+		return FAIL; /* the proxy asks at the other level, where the answer is */
 
 	if (v4) {
 		struct sockaddr_in *name = optval;
@@ -72,8 +110,8 @@ int getsockopt(struct bpf_sockopt *ctx)
 			return keep_kernels_answer(ctx);
 		*name = (struct sockaddr_in){
 			.sin_family = AF_INET,
-			.sin_port = bpf_htons(asked->port),
-			.sin_addr.s_addr = asked->ip.word[3],
+			.sin_port = bpf_htons(asked.port),
+			.sin_addr.s_addr = asked.ip.word[3],
 		};
 		answer->optlen = sizeof(*name);
 	} else {
@@ -82,10 +120,10 @@ int getsockopt(struct bpf_sockopt *ctx)
 		if ((void *)(name + 1) > end)
 			return keep_kernels_answer(ctx);
 		name->sin6_family = AF_INET6;
-		name->sin6_port = bpf_htons(asked->port);
+		name->sin6_port = bpf_htons(asked.port);
 		name->sin6_flowinfo = 0;
-		__builtin_memcpy(&name->sin6_addr, &asked->ip, sizeof(asked->ip));
-		name->sin6_scope_id = 0;
+		__builtin_memcpy(&name->sin6_addr, &asked.ip, sizeof(asked.ip));
+		name->sin6_scope_id = asked.scope;
 		answer->optlen = sizeof(*name);
 	}
 	answer->retval = 0;

@@ -1,37 +1,34 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * iter/tcp: finds ztunnel's listeners, for sk_lookup, that are older than the load.
- * The kernel iterates over the reader's netns, which the loader makes ztunnel's.
- * Reading the pinned link runs it; it prints nothing.
+ * iter/tcp: finds ztunnel's listeners that are older than the load, in the netns of who
+ * reads it, before what arrives there is led to them. Prints nothing.
  */
-#include "numbers.h"
+#include "listeners.h"
+#include "pods.h"
 
 SEC("iter/tcp")
-int listeners(struct bpf_iter__tcp *ctx)
+int iter_listeners(struct bpf_iter__tcp *ctx)
 {
-	struct sock_common *sk = ctx->sk_common;
 	const struct settings *cfg = current_settings();
-	struct net *net;
-	__u32 at;
-	int role;
-	bool v4;
+	struct sock_common *sk = ctx->sk_common;
+	struct listener_key key = {};
+	__u64 *start;
+	int place;
 
 	if (!cfg || !sk || sk->skc_state != BPF_TCP_LISTEN)
 		return 0;
-	net = BPF_CORE_READ(sk, skc_net.net);
-	role = listener_role(cfg, sk->skc_num);
-	if (role < 0 || net_is_no_pod(cfg, net)) /* the node's: somebody just looks */
+	key.listener = listener_of(cfg, sk->skc_num);
+	if (key.listener == LISTENERS)
 		return 0;
-	at = role * FAMILIES;
-	v4 = sk->skc_family == AF_INET || !BPF_CORE_READ_BITFIELD(sk, skc_ipv6only);
-	for (int family = V4; family < FAMILIES; family++, at++) {
-		if (family == V4 ? !v4 : sk->skc_family != AF_INET6)
-			continue;
-		/* Another netns' was another ztunnel's. */
-		if (cfg->ztunnel_netns != BPF_CORE_READ(net, ns.inum))
-			bpf_map_delete_elem(&proxy_sockets, &at);
-		/* Never once more: 5.10 would then forget to take it out when it closes. */
-		bpf_map_update_elem(&proxy_sockets, &at, sk, BPF_NOEXIST);
-	}
+	place = ztunnel_of((__u64)socket_cgroup((struct sock *)sk));
+	if (place < 0)
+		return 0;
+	key.net = (__u64)BPF_CORE_READ(sk, skc_net.net);
+	key.place = place;
+	start = bpf_map_lookup_elem(&ztunnel_starts, &key.place);
+	if (start && !*start)
+		*start = 1 + key.place; /* not known: older than what begins to listen later */
+	/* Never once more: 5.10 would then forget to take it out when it closes. */
+	bpf_map_update_elem(&listeners, &key, sk, BPF_NOEXIST);
 	return 0;
 }

@@ -40,31 +40,49 @@ int metrics(struct bpf_iter__bpf_map *ctx)
 		return 0;
 
 	FAMILY("connects_total", "TCP connect() calls by verdict.");
-	CONNECTS("redirected", "outbound", STAT_OUTBOUND);
-	CONNECTS("redirected", "dns", STAT_DNS);
-	CONNECTS("redirected", "inbound", STAT_INBOUND);
-	CONNECTS("refused", "no_ztunnel_for_family", STAT_REFUSED);
-	CONNECTS("passed", "no_ztunnel", STAT_NO_ZTUNNEL);
-	CONNECTS("passed", "ztunnel", STAT_ZTUNNEL);
-	CONNECTS("passed", "local", STAT_LOCAL);
-	CONNECTS("passed", "bypass", STAT_BYPASSED);
-	CONNECTS("passed", "not_enrolled", STAT_NOT_ENROLLED);
-	CONNECTS("passed", "node", STAT_NODE);
+	CONNECTS("redirected", "outbound", TO_OUTBOUND);
+	CONNECTS("redirected", "inbound", TO_INBOUND);
+	CONNECTS("redirected", "hbone", TO_HBONE);
+	CONNECTS("redirected", "dns", TO_DNS);
+	CONNECTS("refused", "no_ztunnel", REFUSE_NO_ZTUNNEL);
+	CONNECTS("refused", "unreachable", REFUSE_UNREACHABLE);
+	CONNECTS("refused", "itself", REFUSE_ITSELF);
+	CONNECTS("refused", "failed", REFUSE_FAILED);
+	CONNECTS("refused", "no_rule", REFUSE_UNRULED);
+	CONNECTS("passed", "no_ztunnel", PASS_NO_ZTUNNEL);
+	CONNECTS("passed", "ztunnel", PASS_ZTUNNEL);
+	CONNECTS("passed", "local", PASS_LOCAL);
+	CONNECTS("passed", "bypass", PASS_BYPASSED);
+	CONNECTS("passed", "not_enrolled", PASS_NOT_ENROLLED);
+	CONNECTS("passed", "node", PASS_NODE);
 
 	FAMILY("dns_queries_total", "DNS queries by UDP, or UDP sockets connected for them.");
 	SAMPLE("dns_queries_total", "{verdict=\"redirected\"}", STAT_QUERY);
 	SAMPLE("dns_queries_total", "{verdict=\"refused\"}", STAT_QUERY_REFUSED);
+	SAMPLE("dns_queries_total", "{verdict=\"passed\"}", STAT_QUERY_PASSED);
 
 	FAMILY("handovers_total", "Connections that the proxy accepted.");
 	SAMPLE("handovers_total", "{result=\"handed_over\"}", STAT_HANDED_OVER);
-	SAMPLE("handovers_total", "{result=\"not_redirected\"}", STAT_NO_HANDOVER);
+	SAMPLE("handovers_total", "{result=\"not_redirected\"}", STAT_NOT_HANDED);
+	SAMPLE("handovers_total", "{result=\"lost\"}", STAT_LOST);
+
+	FAMILY("arrivals_total", "TCP connections to enrolled pods, in in-pod mode.");
+	SAMPLE("arrivals_total", "{verdict=\"redirected\",reason=\"outbound\"}", ARRIVED_OUTBOUND);
+	SAMPLE("arrivals_total", "{verdict=\"redirected\",reason=\"inbound\"}", ARRIVED_INBOUND);
+	SAMPLE("arrivals_total", "{verdict=\"redirected\",reason=\"hbone\"}", ARRIVED_HBONE);
+	SAMPLE("arrivals_total", "{verdict=\"refused\",reason=\"refused\"}", ARRIVED_REFUSED);
+	SAMPLE("arrivals_total", "{verdict=\"passed\",reason=\"probe\"}", ARRIVED_PROBE);
+	SAMPLE("arrivals_total", "{verdict=\"passed\",reason=\"bypass\"}", ARRIVED_BYPASSED);
 
 	FAMILY("map_full_total", "Entries that found no room.");
 	SAMPLE("map_full_total", "{map=\"cgroup_info_map\"}", STAT_CGROUPS_FULL);
 	SAMPLE("map_full_total", "{map=\"pod_ips\"}", STAT_PODS_FULL);
 	SAMPLE("map_full_total", "{map=\"handovers\"}", STAT_HANDOVERS_FULL);
-	SAMPLE("map_full_total", "{map=\"destinations\"}", STAT_DESTINATIONS_FULL);
-	SAMPLE("map_full_total", "{map=\"ztunnel_listeners\"}", STAT_LISTENERS_FULL);
+	SAMPLE("map_full_total", "{map=\"numbers\"}", STAT_NUMBERS_FULL);
+	SAMPLE("map_full_total", "{map=\"listeners\"}", STAT_LISTENERS_FULL);
+	SAMPLE("map_full_total", "{map=\"probes\"}", STAT_PROBES_FULL);
+	SAMPLE("map_full_total", "{map=\"uid_netns\"}", STAT_UIDS_FULL);
+	SAMPLE("map_full_total", "{map=\"pod_events\"}", STAT_EVENTS_LOST);
 
 	FAMILY("escaped_total", "Connections of enrolled pods without a verdict.");
 	SAMPLE("escaped_total", "", STAT_ESCAPED);

@@ -9,31 +9,26 @@
  */
 #include "pods.h"
 
-/* Three loops in one another, for the verifier follows each turn of a loop. */
-#define ROWS 64
-#define CHUNKS 64 /* in a row */
-#define CHUNK 16  /* processes */
+/* Two loops, for the verifier follows each turn of a loop: 65,536 processes. */
+#define ROWS 256
+#define ROW 256
 
-static __always_inline void process_remember(__u64 pos)
+/* Global, for it is followed once then, and not in each turn of the loop. */
+WALK int process_remember(__u64 pos)
 {
 	struct task_struct *task = (void *)pos - offsetof(struct task_struct, tasks);
 
 	if (!(BPF_CORE_READ(task, flags) & PF_KTHREAD))
 		task_remember(task);
-}
-
-WALK __u64 chunk_remember(__u64 pos, __u64 head)
-{
-	for (int i = 0; i < CHUNK && pos; i++) {
-		process_remember(pos);
-		pos = list_next(pos, head);
-	}
-	return pos;
+	return 0;
 }
 
 WALK __u64 row_remember(__u64 pos, __u64 head)
 {
-	for (int i = 0; i < CHUNKS && pos; i++) pos = chunk_remember(pos, head);
+	for (int i = 0; i < ROW && pos; i++) {
+		process_remember(pos);
+		pos = list_next(pos, head);
+	}
 	return pos;
 }
 

@@ -29,7 +29,6 @@
 #define IFF_LOOPBACK 0x8
 #define IFA_F_PERMANENT 0x80
 #define PF_KTHREAD 0x00200000
-#define SOCK_BINDPORT_LOCK 8
 #define EEXIST 17
 #define PAGE_SIZE 4096 /* the smallest there is: arm64 may have more */
 
@@ -40,10 +39,6 @@
  */
 struct list_head {
 	struct list_head *next;
-};
-
-struct hlist_nulls_node {
-	struct hlist_nulls_node *next; /* odd: the end */
 };
 
 struct seq_file;
@@ -85,6 +80,10 @@ typedef struct {
 	int counter;
 } atomic_t;
 
+struct refcount {
+	atomic_t refs;
+};
+
 struct in_ifaddr {
 	struct in_ifaddr *ifa_next;
 	__be32 ifa_local;
@@ -117,26 +116,8 @@ struct ns_common {
 	unsigned int inum;
 };
 
-struct hlist_nulls_head {
-	struct hlist_nulls_node *first;
-};
-
-struct inet_ehash_bucket {
-	struct hlist_nulls_head chain;
-};
-
-struct inet_hashinfo {
-	struct inet_ehash_bucket *ehash;
-	unsigned int ehash_mask;
-};
-
-struct inet_timewait_death_row {
-	struct inet_hashinfo *hashinfo;
-};
-
 struct netns_ipv4 {
 	atomic_t dev_addr_genid;
-	struct inet_timewait_death_row tcp_death_row;
 };
 
 struct netns_ipv6 {
@@ -145,8 +126,10 @@ struct netns_ipv6 {
 
 struct net {
 	struct ns_common ns;
+	struct refcount passive;
 	struct list_head dev_base_head;
 	unsigned int dev_base_seq;
+	__u32 hash_mix;
 	__u64 net_cookie;
 	struct netns_ipv4 ipv4;
 	struct netns_ipv6 ipv6;
@@ -155,10 +138,6 @@ struct net {
 typedef struct {
 	struct net *net;
 } possible_net_t;
-
-typedef struct {
-	__s64 counter;
-} atomic64_t;
 
 struct sock_common {
 	__be32 skc_daddr;
@@ -171,8 +150,6 @@ struct sock_common {
 	possible_net_t skc_net;
 	struct in6_addr skc_v6_daddr;
 	struct in6_addr skc_v6_rcv_saddr;
-	atomic64_t skc_cookie;
-	struct hlist_nulls_node skc_nulls_node;
 };
 
 struct sock_cgroup_data {
@@ -183,32 +160,30 @@ struct sock_cgroup_data {
 
 struct sock {
 	struct sock_common __sk_common;
-	unsigned char sk_userlocks : 4;
-	__u32 sk_max_ack_backlog;
-	struct socket *sk_socket;
 	struct sock_cgroup_data sk_cgrp_data;
 };
 
-struct inet_sock {
-	struct sock sk;
-};
-
-struct inet_bind_bucket {
-	signed char fastreuse;
-};
-
-struct inet_connection_sock {
-	struct inet_sock icsk_inet;
-	struct inet_bind_bucket *icsk_bind_hash;
-};
-
 struct tcp_sock {
-	struct inet_connection_sock inet_conn;
 	__u32 write_seq;
+};
+
+typedef struct {
+	__u32 val;
+} kuid_t;
+
+struct kernfs_iattrs {
+	kuid_t ia_uid;
 };
 
 struct kernfs_node {
 	__u64 id;
+	const char *name;
+	struct kernfs_iattrs *iattr; /* NULL: root's, as it was made */
+};
+
+struct cgroup_subsys_state {
+	struct cgroup *cgroup;
+	struct cgroup_subsys_state *parent;
 };
 
 struct cgroup_root {
@@ -216,6 +191,7 @@ struct cgroup_root {
 };
 
 struct cgroup {
+	struct cgroup_subsys_state self;
 	int level;
 	struct kernfs_node *kn;
 	struct cgroup_root *root;
@@ -236,24 +212,12 @@ struct task_struct {
 	unsigned int flags;
 	struct list_head tasks;
 	int pid;
+	int tgid;
+	__u64 start_time;
+	struct task_struct *group_leader;
 	struct task_struct *real_parent;
 	struct nsproxy *nsproxy;
 	struct css_set *cgroups;
-};
-
-struct bpf_map {
-	__u32 max_entries;
-};
-
-struct lpm_trie_node {
-	struct lpm_trie_node *child[2];
-	__u32 prefixlen;
-	__u32 flags;
-	__u8 data[];
-};
-
-struct lpm_trie {
-	struct lpm_trie_node *root;
 };
 
 /* Before 5.12 (3d368ab87cf6) a counter that is 0 until somebody asks. */
@@ -261,11 +225,6 @@ struct net___uncounted {
 	struct {
 		__s64 counter;
 	} net_cookie;
-};
-
-/* From 5.18 (fbb8295248e1) to 6.1 (e9bd0cca09d1) a pointer. */
-struct netns_ipv4___pointer {
-	struct inet_timewait_death_row *tcp_death_row;
 };
 
 #pragma clang attribute pop
@@ -276,24 +235,15 @@ static __always_inline bool netns_has_cookie(void)
 }
 
 /*
- * A number for a netns: its cookie, which never comes again; where there is
- * none, its address, which may: then *flags gains NETNS_REUSED.
+ * A number that no other netns has, nor will have: its cookie. Where there is none
+ * yet, of its address, which may come again, and of the random number that each
+ * netns has for its hashes (355b98553789, 5.1).
  */
-static __always_inline __u64 netns_id(struct net *net, __u32 *flags)
+static __always_inline __u64 netns_id(struct net *net)
 {
 	if (netns_has_cookie())
 		return BPF_CORE_READ(net, net_cookie);
-	*flags |= NETNS_REUSED;
-	return (__u64)net;
-}
-
-/* A kernel pointer as a number: through memory, for the verifier lets none be passed as one. */
-static __always_inline __u64 as_number(const void *pointer)
-{
-	__u64 number = 0;
-
-	bpf_probe_read_kernel(&number, sizeof(number), &pointer);
-	return number;
+	return (__u64)net << 32 | BPF_CORE_READ(net, hash_mix);
 }
 
 /*
@@ -309,17 +259,42 @@ static __always_inline struct sock *kernel_socket(const void *ctx)
 	return sk;
 }
 
+/* A TCP socket, whose fields can be read by plain loads: it begins with these. */
+static __always_inline const struct sock_common *tcp_fields(struct bpf_sock *sk)
+{
+	return (const struct sock_common *)bpf_skc_to_tcp_sock(sk);
+}
+
 static __always_inline struct net *socket_net(const void *ctx)
 {
 	return BPF_CORE_READ(kernel_socket(ctx), __sk_common.skc_net.net);
 }
 
+/*
+ * The scope of the address that a sock_addr program sees: the kernel keeps the
+ * sockaddr_in6 as the second thing in the context (struct bpf_sock_addr_kern), and
+ * shows all of it but this.
+ */
+static __always_inline __u32 address_scope(const void *ctx)
+{
+	struct sockaddr_in6 *name = NULL;
+	__u32 scope = 0;
+
+	bpf_probe_read_kernel(&name, sizeof(name), ctx + sizeof(void *));
+	bpf_probe_read_kernel(&scope, sizeof(scope), &name->sin6_scope_id);
+	return scope;
+}
+
 /* netns_id() of the context's socket's. */
 static __always_inline __u64 socket_netns_id(const void *ctx)
 {
-	__u32 flags = 0;
+	return netns_id(socket_net(ctx));
+}
 
-	return netns_id(socket_net(ctx), &flags);
+/* The same of a sock_addr context's, for which the kernel has a helper. */
+static __always_inline __u64 name_netns_id(struct bpf_sock_addr *ctx)
+{
+	return netns_has_cookie() ? bpf_get_netns_cookie(ctx) : socket_netns_id(ctx);
 }
 
 /*
@@ -334,6 +309,13 @@ static __always_inline void netns_generation(struct net *net, __u32 gen[3])
 	gen[2] = BPF_CORE_READ(net, ipv6.dev_addr_genid.counter);
 }
 
+static __always_inline struct cgroup *current_cgroup(void)
+{
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
+
+	return BPF_CORE_READ(task, cgroups, dfl_cgrp);
+}
+
 /* The cgroup that the socket was made in; NULL: the kernel holds no such thing. */
 static __always_inline struct cgroup *socket_cgroup(struct sock *sk)
 {
@@ -343,35 +325,6 @@ static __always_inline struct cgroup *socket_cgroup(struct sock *sk)
 		return BPF_CORE_READ(sk, sk_cgrp_data.cgroup);
 	val = BPF_CORE_READ(sk, sk_cgrp_data.val);
 	return val & 1 ? NULL : (struct cgroup *)(val & ~3ULL);
-}
-
-/*
- * The table of the connections of net and, as a rule, of all other netns: since 6.1
- * (d1e5e6408b30) one may have its own.
- */
-static __always_inline struct inet_hashinfo *connection_table(struct net *net)
-{
-	struct netns_ipv4___pointer *old = (void *)&net->ipv4;
-
-	if (bpf_core_field_exists(old->tcp_death_row))
-		return BPF_CORE_READ(old, tcp_death_row, hashinfo);
-	return BPF_CORE_READ(net, ipv4.tcp_death_row.hashinfo);
-}
-
-/*
- * Whether connect() opened a socket's connection, of which the kernel keeps no note.
- * An accepted one has its listener's backlog. So has one that listened itself or was
- * accepted before, and dialled then: but that has a port which it chose (accepted
- * ones lose SOCK_BINDPORT_LOCK in sk_clone_lock) or connect() did (which marks it so
- * in inet_hash_connect). Wrong of what a listener with a backlog of 0 accepted.
- */
-static __always_inline bool is_opened_by_connect(struct sock *sk)
-{
-	struct inet_connection_sock *icsk = (void *)sk;
-
-	return !BPF_CORE_READ(sk, sk_max_ack_backlog) ||
-	       BPF_CORE_READ_BITFIELD_PROBED(sk, sk_userlocks) & SOCK_BINDPORT_LOCK ||
-	       BPF_CORE_READ(icsk, icsk_bind_hash, fastreuse) == -1;
 }
 
 /* The id of the cgroup's ancestor at level, which must not exceed its own. */
@@ -387,5 +340,13 @@ static __always_inline __u64 cgroup_ancestor_id(struct cgroup *cgroup, int level
 	bpf_probe_read_kernel(&ancestor, sizeof(ancestor), &cgroup->ancestors[level]);
 	return BPF_CORE_READ(ancestor, kn, id);
 }
+
+/*
+ * Global functions, which take and return numbers: the verifier checks each once and
+ * by itself. Inlined, the branches of one loop in another exceed its million
+ * instructions, and what they need takes room in the caller's stack once for each
+ * call.
+ */
+#define WALK __weak __noinline
 
 #endif

@@ -35,7 +35,19 @@ struct {
 } cgroup_info_map SEC(".maps") __weak;
 
 /*
- * Pod address -> struct pod. Written with cgroup_info_map, from homes. Full: a
+ * Address of a struct net -> struct netns_info: for who is in many netns, ztunnel and
+ * what arrives, where a cgroup's entry would change each time. Written and read by
+ * inbound and getpeername. A cache: full, the oldest is read from its devices again.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 2048);
+	__type(key, __u64);
+	__type(value, struct netns_info);
+} netns_cache SEC(".maps") __weak;
+
+/*
+ * Pod address -> struct pod_ip. Written with cgroup_info_map, from homes. Full: a
  * new pod's own connections are still redirected, but not what node programs
  * send it, and stat pods_full counts.
  */
@@ -44,7 +56,7 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 32768);
 	__type(key, union addr);
-	__type(value, struct pod);
+	__type(value, struct pod_ip);
 } pod_ips SEC(".maps") __weak;
 
 /*
@@ -72,8 +84,75 @@ struct {
 } bypass_rules SEC(".maps") __weak;
 
 /*
- * Client's socket -> struct dialled. Written by connect and sendmsg, read by
- * sockops, getpeername and recvmsg. Goes with the socket.
+ * cgroup id -> struct ztunnel: whose programs are ztunnel's. Written by the loader and
+ * onramp-zds, which then write settings.ztunnels; by hand, which leaves 0 there. An entry
+ * goes with its cgroup. Full: the loader says so.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, ZTUNNELS);
+	__type(key, __u64);
+	__type(value, struct ztunnel);
+} ztunnels SEC(".maps") __weak;
+
+/*
+ * cgroup id -> 1: whose node programs are never captured. Written by the loader.
+ * Full: the loader says so.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16);
+	__type(key, __u64);
+	__type(value, __u32);
+} kubelets SEC(".maps") __weak;
+
+/*
+ * union uid -> bits of enum pod_rule: of pods that may have no address yet. Written
+ * by the loader and onramp-zds. Full: the update fails with E2BIG.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 32768);
+	__type(key, union uid);
+	__type(value, __u32);
+} mesh_pods SEC(".maps") __weak;
+
+/*
+ * netns (as netns_info.netns) -> struct pod_netns, and union uid -> struct uid_netns:
+ * which pod a netns is of, one of each. Written by exec and iter/task, removed with the
+ * pod's cgroup; see uids.h. Full: connect() asks the caller's cgroup, onramp-zds never
+ * tells ztunnel of the pod, and stat uids_full counts.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 16384);
+	__type(key, __u64);
+	__type(value, struct pod_netns);
+} pod_netns SEC(".maps") __weak;
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 16384);
+	__type(key, union uid);
+	__type(value, struct uid_netns);
+} uid_netns SEC(".maps") __weak;
+
+/*
+ * struct pod_event, for onramp-zds: a pod has a netns of its own, or is gone. Written by
+ * exec, iter/task and cgroup_rmdir. Full: stat events_lost counts, and it looks itself.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 65536);
+} pod_events SEC(".maps") __weak;
+
+/*
+ * Client's socket -> struct dialled, where no number carries the destination.
+ * Written by connect and sendmsg, read by sockops, getpeername, getsockname and
+ * recvmsg. Goes with the socket.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
@@ -84,7 +163,8 @@ struct {
 
 /*
  * Socket that the proxy accepted -> struct endpoint: the original destination.
- * Written by sockops, read by getsockopt. Goes with the socket.
+ * Written by sockops and getpeername, read by getsockopt and getpeername. Goes with
+ * the socket.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
@@ -94,83 +174,61 @@ struct {
 } original_dst SEC(".maps") __weak;
 
 /*
- * struct number_key -> struct destination, see numbers.h. Written by connect, read
- * by sk_lookup, getsockopt and getpeername; nothing is taken out while its pod
- * lives, for a connection may carry the number. In node mode it goes with the pod's
- * last cgroup; besides, what a netns had that is gone is overwritten. Full: a
- * number is lent instead, and stat destinations_full counts.
+ * A connection of ztunnel's to an app, then the app's end of it -> whom ztunnel asked to
+ * be seen as. Written by bind and getpeername, read by getpeername. Goes with the socket.
  */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, union addr);
+} clients SEC(".maps") __weak;
+
+/*
+ * struct handover_key -> struct endpoint: from the client's socket to the proxy's,
+ * for as long as the handshake takes. Written by sockops as the SYN leaves; removed
+ * when the proxy's socket has it, or the client's has closed. Each entry is held by
+ * a socket in its handshake, which takes twenty times the memory and from the
+ * client's own pod. Full: the proxy gets an error, and stat handovers_full counts;
+ * not an LRU, where one pod could throw out another's.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 524288);
+	__type(key, struct handover_key);
+	__type(value, struct endpoint);
+} handovers SEC(".maps") __weak;
+
+/*
+ * struct number_key -> struct number_set, see in_pod.h. Written by connect and
+ * getpeername, read by getsockopt and getsockname besides; removed by an exec after
+ * the pod's last cgroup has gone. A pod has NUMBER_SETS entries at most. Full: the
+ * destination is looked up by socket, and stat numbers_full counts.
+ */
+struct number_set {
+	struct bpf_spin_lock lock;
+	__u32 pad;
+	struct way way[WAYS];
+};
+
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 262144);
 	__type(key, struct number_key);
-	__type(value, struct destination);
-} destinations SEC(".maps") __weak;
+	__type(value, struct number_set);
+} numbers SEC(".maps") __weak;
 
 /*
- * struct handover_key -> struct handover: from the client's socket to the
- * proxy's, for as long as the handshake takes. Written by sockops as the SYN
- * leaves, or by connect where it lends a number; removed when the proxy's socket
- * has it, or the client's has closed; a number that was lent and not asked for,
- * when it is lent again. How many of these a pod may have is bounded, see
- * numbers.h. Never an LRU: full, the newcomer is refused, by the proxy or by
- * connect, and stat handovers_full counts.
+ * netns (as netns_info.netns) of pods that are gone, whose numbers are still there.
+ * Written by cgroup_rmdir, read by exec. Full: the oldest's numbers stay, unused.
  */
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 262144);
-	__type(key, struct handover_key);
-	__type(value, struct handover);
-} handovers SEC(".maps") __weak;
-
-/*
- * struct listeners_key -> struct listeners, in in-pod mode. Written by sockops
- * as ztunnel's sockets begin and cease to listen, read by connect.
- * Full: connect() looks for the listener itself, as for those that are older
- * than the load, and stat listeners_full counts.
- */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(type, BPF_MAP_TYPE_QUEUE);
 	__uint(max_entries, 32768);
-	__type(key, struct listeners_key);
-	__type(value, struct listeners);
-} ztunnel_listeners SEC(".maps") __weak;
-
-/*
- * Node mode: enum listener_role * FAMILIES + enum family -> the socket in ztunnel's
- * netns that listens so. Written by sockops and `listeners`, read by sk_lookup; the
- * kernel takes out what is closed.
- */
-struct {
-	__uint(type, BPF_MAP_TYPE_SOCKMAP);
-	__uint(max_entries, LISTENER_ROLES *FAMILIES);
-	__type(key, __u32);
 	__type(value, __u64);
-} proxy_sockets SEC(".maps") __weak;
-
-/*
- * socket cookie % JUDGED -> struct judged, for the moment between connect's verdict
- * and the SYN. Written by connect, read by inet_sock_set_state. Not for each CPU: the
- * task may go on on another one.
- */
-#define JUDGED 4096
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, JUDGED);
-	__type(key, __u32);
-	__type(value, struct judged);
-} judged SEC(".maps") __weak;
-
-/* One of ztunnel_listeners -> struct listener. Written and read by sockops. */
-struct {
-	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, int);
-	__type(value, struct listener);
-} listener_sockets SEC(".maps") __weak;
+} homeless SEC(".maps") __weak;
 
 /*
  * CPU number modulo STATS_CPUS -> struct stats. Written by every hook, always
@@ -185,7 +243,7 @@ struct {
 	__type(value, struct stats);
 } stats SEC(".maps") __weak;
 
-static __always_inline void count(enum counter counter)
+static __always_inline void count(__u32 counter)
 {
 	__u32 cpu = bpf_get_smp_processor_id() % STATS_CPUS;
 	struct stats *stats_of_cpu = bpf_map_lookup_elem(&stats, &cpu);
@@ -202,12 +260,11 @@ static __always_inline const struct settings *current_settings(void)
 	return bpf_map_lookup_elem(&settings, &key);
 }
 
-/* What is noted of the socket with that cookie, or of another; NULL: never. */
-static __always_inline struct judged *noted_verdict(__u64 cookie)
+static __always_inline bool is_in_pod_mode(void)
 {
-	__u32 key = cookie % JUDGED;
+	const struct settings *cfg = current_settings();
 
-	return bpf_map_lookup_elem(&judged, &key);
+	return cfg && cfg->mode == IN_POD_MODE;
 }
 
 #endif

@@ -13,29 +13,12 @@
 #define MAX_ADDRESSES 32 /* of a device and family */
 #define MAX_ANCESTORS 64 /* of a process, up to pid 0 */
 
-/*
- * The walks are global functions that take and return numbers: the verifier
- * then checks each once and by itself. Inlined, the branches of one loop in
- * another exceed its million instructions. As it follows each turn of a loop,
- * some go by strides, as far as the stack has room for one more call: connect6 has
- * none left where each takes 32 bytes (5.10, 6.1).
- */
-#define WALK __weak __noinline
-#define STRIDE 8
-
 /* A number that says where pos, in the list at head, leads; 0 at the end. */
 static __always_inline __u64 list_next(__u64 pos, __u64 head)
 {
 	__u64 next = (__u64)BPF_CORE_READ((struct list_head *)pos, next);
 
 	return next == head ? 0 : next;
-}
-
-/* Where the list leads a stride further on; 0: not so far. */
-WALK __u64 list_stride(__u64 pos, __u64 head)
-{
-	for (int i = 0; i < STRIDE && pos; i++) pos = list_next(pos, head);
-	return pos;
 }
 
 static __always_inline __u64 device_list(struct net *net)
@@ -68,40 +51,17 @@ static __always_inline void ipv6_read(__u64 pos, union addr *ip)
 		      &container_of((void *)pos, struct inet6_ifaddr, if_list)->addr);
 }
 
-static __always_inline __u64 ipv4_next(__u64 ifa)
-{
-	return (__u64)BPF_CORE_READ((struct in_ifaddr *)ifa, ifa_next);
-}
-
-WALK __u64 ipv4_stride(__u64 ifa)
-{
-	for (int i = 0; i < STRIDE && ifa; i++) ifa = ipv4_next(ifa);
-	return ifa;
-}
-
-/* The first global address of a stride, 0: none. */
-WALK __u64 some_ipv4(__u64 ifa)
-{
-	for (int i = 0; i < STRIDE && ifa; i++) {
-		if (!BPF_CORE_READ((struct in_ifaddr *)ifa, ifa_scope)) /* RT_SCOPE_UNIVERSE */
-			return BPF_CORE_READ((struct in_ifaddr *)ifa, ifa_local);
-		ifa = ipv4_next(ifa);
-	}
-	return 0;
-}
-
-/* The same of a device that is not loopback. */
+/* The first global IPv4 address of a device that is not loopback; 0: none. */
 WALK __u64 device_ipv4(__u64 dev)
 {
-	__u64 ifa = (__u64)BPF_CORE_READ((struct net_device *)dev, ip_ptr, ifa_list), ip;
+	struct in_ifaddr *ifa = BPF_CORE_READ((struct net_device *)dev, ip_ptr, ifa_list);
 
 	if (is_loopback(dev))
 		return 0;
-	for (int i = 0; i < MAX_ADDRESSES / STRIDE && ifa; i++) {
-		ip = some_ipv4(ifa);
-		if (ip)
-			return ip;
-		ifa = ipv4_stride(ifa);
+	for (int i = 0; i < MAX_ADDRESSES && ifa; i++) {
+		if (!BPF_CORE_READ(ifa, ifa_scope)) /* RT_SCOPE_UNIVERSE */
+			return BPF_CORE_READ(ifa, ifa_local);
+		ifa = BPF_CORE_READ(ifa, ifa_next);
 	}
 	return 0;
 }
@@ -121,28 +81,17 @@ static __always_inline bool ipv6_is_pods(__u64 pos)
 }
 
 /* The same for IPv6, as the address of its list entry. */
-WALK __u64 some_ipv6(__u64 pos, __u64 head)
-{
-	for (int i = 0; i < STRIDE && pos; i++) {
-		if (ipv6_is_pods(pos))
-			return pos;
-		pos = list_next(pos, head);
-	}
-	return 0;
-}
-
 WALK __u64 device_ipv6(__u64 dev)
 {
-	__u64 head = ipv6_list((struct net_device *)dev), ip;
+	__u64 head = ipv6_list((struct net_device *)dev);
 	__u64 pos = head ? list_next(head, head) : 0;
 
 	if (is_loopback(dev))
 		return 0;
-	for (int i = 0; i < MAX_ADDRESSES / STRIDE && pos; i++) {
-		ip = some_ipv6(pos, head);
-		if (ip)
-			return ip;
-		pos = list_stride(pos, head);
+	for (int i = 0; i < MAX_ADDRESSES && pos; i++) {
+		if (ipv6_is_pods(pos))
+			return pos;
+		pos = list_next(pos, head);
 	}
 	return 0;
 }
@@ -153,7 +102,7 @@ static __always_inline __u64 device_ip(struct net_device *dev, enum family famil
 }
 
 /* Of two devices, by their list entries, the one whose address is the pod's. */
-WALK __u64 pod_device(__u64 best, __u64 pos, __u32 family)
+static __always_inline __u64 pod_device(__u64 best, __u64 pos, __u32 family)
 {
 	if (!device_ip(device_at(pos), family))
 		return best;
@@ -182,6 +131,7 @@ WALK __u64 netns_pod_ip(__u64 net, __u32 family)
 #define CENSUS_V6 CENSUS(V6)
 #define CENSUS_SOUGHT CENSUS(2) /* addresses that are the one sought */
 #define CENSUS_DOUBT CENSUS(3)	/* walks that were cut short */
+#define COUNTED(census, of) ((census) / (of)&0xffff)
 
 WALK __u64 addr_census(__u64 pos, __u32 family, __u64 sought0, __u64 sought1)
 {
@@ -201,13 +151,14 @@ WALK __u64 addr_census(__u64 pos, __u32 family, __u64 sought0, __u64 sought1)
 
 WALK __u64 ipv4_census(__u64 dev, __u64 sought0, __u64 sought1)
 {
-	__u64 pos = (__u64)BPF_CORE_READ((struct net_device *)dev, ip_ptr, ifa_list), census = 0;
+	struct in_ifaddr *ifa = BPF_CORE_READ((struct net_device *)dev, ip_ptr, ifa_list);
+	__u64 census = 0;
 
-	for (int i = 0; i < MAX_ADDRESSES && pos; i++) {
-		census += addr_census(pos, V4, sought0, sought1);
-		pos = (__u64)BPF_CORE_READ((struct in_ifaddr *)pos, ifa_next);
+	for (int i = 0; i < MAX_ADDRESSES && ifa; i++) {
+		census += addr_census((__u64)ifa, V4, sought0, sought1);
+		ifa = BPF_CORE_READ(ifa, ifa_next);
 	}
-	return pos ? census + CENSUS_DOUBT : census;
+	return ifa ? census + CENSUS_DOUBT : census;
 }
 
 WALK __u64 ipv6_census(__u64 dev, __u64 sought0, __u64 sought1)
@@ -222,39 +173,32 @@ WALK __u64 ipv6_census(__u64 dev, __u64 sought0, __u64 sought1)
 	return pos ? census + CENSUS_DOUBT : census;
 }
 
-/*
- * The netns_flags that the devices call for, and what a census says besides: the
- * sought address is there; there is any that others could dial.
- */
-#define NETNS_SOUGHT (1U << 31)
-#define NETNS_HAS_V4 (1U << 30)
-#define NETNS_HAS_V6 (1U << 29)
-
-WALK __u32 netns_census(__u64 net, __u64 sought0, __u64 sought1)
+/* Of all addresses of the netns; the one sought in two halves. */
+WALK __u64 netns_census(__u64 net, __u64 sought0, __u64 sought1)
 {
 	__u64 head = device_list((struct net *)net);
 	__u64 pos = list_next(head, head), census = 0;
-	__u32 flags;
 
 	for (int i = 0; i < MAX_DEVICES && pos; i++) {
 		census += ipv4_census((__u64)device_at(pos), sought0, sought1);
 		census += ipv6_census((__u64)device_at(pos), sought0, sought1);
 		pos = list_next(pos, head);
 	}
-	flags = census / CENSUS_SOUGHT & 0xffff ? NETNS_SOUGHT : 0;
-	if (pos || census / CENSUS_DOUBT)
-		return flags | NETNS_MORE_V4 | NETNS_MORE_V6 | NETNS_DOUBT;
-	if (census / CENSUS_V4 & 0xffff)
-		flags |= (census / CENSUS_V4 & 0xffff) > 1 ? NETNS_MORE_V4 : NETNS_HAS_V4;
-	if (census / CENSUS_V6 & 0xffff)
-		flags |= (census / CENSUS_V6 & 0xffff) > 1 ? NETNS_MORE_V6 : NETNS_HAS_V6;
-	return flags;
+	return pos ? census + CENSUS_DOUBT : census;
 }
 
 /* Whether ip is an address of the netns, pod address or not. */
 static __always_inline bool netns_has(struct net *net, const union addr *ip)
 {
-	return netns_census((__u64)net, ip->half[0], ip->half[1]) & NETNS_SOUGHT;
+	return COUNTED(netns_census((__u64)net, ip->half[0], ip->half[1]), CENSUS_SOUGHT);
+}
+
+/* The same, or not known: it has more devices or addresses than are read. */
+static __always_inline bool netns_may_have_it(struct net *net, const union addr *ip)
+{
+	__u64 census = netns_census((__u64)net, ip->half[0], ip->half[1]);
+
+	return COUNTED(census, CENSUS_SOUGHT) || COUNTED(census, CENSUS_DOUBT);
 }
 
 /* The pod address of a family; zero: none. */
@@ -268,41 +212,42 @@ static __always_inline void netns_pod_addr(struct net *net, enum family family, 
 		*ip = found ? addr_from_v4(found) : (union addr){};
 }
 
-/* Fills info from the netns' devices, but for what netns_census() says. */
-static __always_inline void netns_read_ips(struct net *net, struct netns_info *info)
-{
-	info->pad = 0;
-	info->netns = netns_id(net, &info->flags);
-	info->inum = BPF_CORE_READ(net, ns.inum);
-	/* First, so that what changes while we read makes the result stale. */
-	netns_generation(net, info->gen);
+/*
+ * netns_id() of the netns that the machine booted with, which is that of pid 0; 0:
+ * not known yet. Asked for once, for a process may have as many ancestors as it
+ * likes. A symbol for that netns would be nearer, but kptr_restrict may hide it; an
+ * inode number would do, but an init container cannot see the node's.
+ */
+__u64 initial_netns __weak;
 
-	netns_pod_addr(net, V4, &info->ip[V4]);
-	netns_pod_addr(net, V6, &info->ip[V6]);
-}
-
-/* All of it. flags keeps NETNS_INITIAL, for devices do not show it. */
+/* Fills info from the netns' devices, but for NETNS_HOME. */
 static __always_inline void netns_read(struct net *net, struct netns_info *info)
 {
-	__u32 census;
+	__u64 census;
 
-	info->flags &= NETNS_INITIAL;
-	netns_read_ips(net, info);
-	census = netns_census((__u64)net, 0, 0); /* after the generation is taken */
-	/* One that is not the pod's address, but advertised or of a narrower scope. */
-	if (addr_is_zero(&info->ip[V4]) && census & NETNS_HAS_V4)
+	info->pods = 0;
+	info->netns = netns_id(net);
+	info->inum = BPF_CORE_READ(net, ns.inum);
+	info->flags = info->netns == initial_netns ? NETNS_INITIAL : 0;
+	/* First, so that what changes while we read makes the result stale. */
+	netns_generation(net, info->gen);
+	netns_pod_addr(net, V4, &info->ip[V4]);
+	netns_pod_addr(net, V6, &info->ip[V6]);
+	census = netns_census((__u64)net, 0, 0);
+	if (COUNTED(census, CENSUS_DOUBT))
+		info->flags |= NETNS_MORE_V4 | NETNS_MORE_V6 | NETNS_DOUBT;
+	if (COUNTED(census, CENSUS_V4) > !addr_is_zero(&info->ip[V4]))
 		info->flags |= NETNS_MORE_V4;
-	if (addr_is_zero(&info->ip[V6]) && census & NETNS_HAS_V6)
+	if (COUNTED(census, CENSUS_V6) > !addr_is_zero(&info->ip[V6]))
 		info->flags |= NETNS_MORE_V6;
-	info->flags |= census & (NETNS_MORE_V4 | NETNS_MORE_V6 | NETNS_DOUBT);
 }
 
-/* Whether info, if of this net, is what netns_read() would fill in again. */
+/* Whether info is of this net, and what netns_read() would fill in again. */
 static __always_inline bool netns_same(struct net *net, const struct netns_info *info)
 {
-	__u32 gen[3], flags;
+	__u32 gen[3];
 
-	if (netns_id(net, &flags) != info->netns)
+	if (netns_id(net) != info->netns)
 		return false;
 	netns_generation(net, gen);
 	return gen[0] == info->gen[0] && gen[1] == info->gen[1] && gen[2] == info->gen[2];
@@ -316,49 +261,45 @@ static __always_inline bool netns_same_direct(const struct net *net, const struc
 	       (__u32)net->ipv6.dev_addr_genid.counter == info->gen[2];
 }
 
-static __always_inline bool netns_unchanged(struct net *net, const struct netns_info *info)
+/* Whether the devices have to be asked for ip, which is not its pod address. */
+static __always_inline bool netns_may_have(const struct netns_info *info, const union addr *ip)
 {
-	return !(info->flags & NETNS_REUSED) && netns_same(net, info);
+	return info->flags & (NETNS_MORE_V4 << addr_family(ip)) || addr_is_link_local_v6(ip);
 }
 
-/* Whether net still is the netns of that id, and not yet taken down. */
-static __always_inline bool netns_is_alive(struct net *net, __u64 id)
+/* Whether net is the netns of that id, and ip is its pod address. */
+static __always_inline bool netns_holds(struct net *net, __u64 id, const union addr *ip)
 {
-	__u64 head = device_list(net);
-	__u32 flags;
+	union addr held;
 
-	return netns_id(net, &flags) == id && list_next(head, head);
-}
-
-/* A stride up from a process: at most to pid 0, which is its own parent. */
-WALK __u64 some_parents(__u64 task)
-{
-	for (int i = 0; i < STRIDE; i++)
-		task = (__u64)BPF_CORE_READ((struct task_struct *)task, real_parent);
-	return task;
+	if (netns_id(net) != id)
+		return false;
+	netns_pod_addr(net, addr_family(ip), &held);
+	return addr_equal(&held, ip);
 }
 
 /* The machine's first task, pid 0: every process' last ancestor. 0: too far up. */
-WALK __u64 first_task(__u64 task)
+WALK __u64 first_task(__u64 number)
 {
-	for (int i = 0; i <= MAX_ANCESTORS / STRIDE; i++) {
-		if (!BPF_CORE_READ((struct task_struct *)task, pid))
-			return task;
-		task = some_parents(task);
+	struct task_struct *task = (void *)number;
+
+	for (int i = 0; i < MAX_ANCESTORS; i++) {
+		if (!BPF_CORE_READ(task, pid))
+			return (__u64)task;
+		task = BPF_CORE_READ(task, real_parent);
 	}
 	return 0; /* a pod may make its line as long as it likes */
 }
 
-/*
- * NETNS_INITIAL if net is the netns that the machine booted with, which is
- * that of pid 0. A symbol for it would be nearer, but kptr_restrict may hide
- * it; an inode number would do, but an init container cannot see the node's.
- */
-WALK __u32 netns_initial(__u64 net, __u64 task)
+static __always_inline void initial_netns_learn(__u64 task)
 {
-	struct task_struct *first = (void *)first_task(task);
+	struct task_struct *first;
 
-	return first && (__u64)BPF_CORE_READ(first, nsproxy, net_ns) == net ? NETNS_INITIAL : 0;
+	if (initial_netns)
+		return;
+	first = (void *)first_task(task);
+	if (first)
+		initial_netns = netns_id(BPF_CORE_READ(first, nsproxy, net_ns));
 }
 
 static __always_inline bool netns_is_node(const struct settings *cfg, const struct netns_info *info)
@@ -366,22 +307,6 @@ static __always_inline bool netns_is_node(const struct settings *cfg, const stru
 	if (cfg && cfg->node_netns)
 		return info->inum == cfg->node_netns;
 	return info->flags & NETNS_INITIAL;
-}
-
-/* Neither is the machine's own netns a pod, where a container is the node. */
-static __always_inline bool netns_is_no_pod(const struct settings *cfg,
-					    const struct netns_info *info)
-{
-	return netns_is_node(cfg, info) || info->flags & NETNS_INITIAL;
-}
-
-/* The same of a net, seen by the current task. */
-static __always_inline bool net_is_no_pod(const struct settings *cfg, struct net *net)
-{
-	struct netns_info info = { .inum = BPF_CORE_READ(net, ns.inum) };
-
-	info.flags = netns_initial((__u64)net, bpf_get_current_task());
-	return netns_is_no_pod(cfg, &info);
 }
 
 #endif

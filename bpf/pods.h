@@ -12,34 +12,30 @@
 #ifndef ONRAMP_PODS_H
 #define ONRAMP_PODS_H
 
-#include "maps.h"
-#include "netns.h"
+#include "uids.h"
 
 #define MAX_CGROUP_LEVELS 16
 
-/*
- * Counts one more home in the pod at an address (two halves). numbers: it may have
- * had some. False: full, or another live pod's. Global, as netns.h's walks are.
- */
-WALK int pod_take(__u64 ip0, __u64 ip1, __u64 netns, __u64 net, bool numbers)
+/* Counts one more home in the pod at an address (two halves). False: full, or another's. */
+WALK int pod_take(__u64 ip0, __u64 ip1, __u64 netns, __u64 net)
 {
-	struct pod fresh = { .netns = netns, .net = net, .cgroups = 1, .numbers = numbers };
+	struct pod_ip fresh = { .holder = { .netns = netns, .net = net }, .cgroups = 1 };
 	union addr ip = { .half = { ip0, ip1 } };
-	struct pod *pod;
+	struct pod_ip *pod;
 	long err;
 
 	for (int try = 0; try < 2; try++) {
 		pod = bpf_map_lookup_elem(&pod_ips, &ip);
-		if (pod && pod->netns == netns) {
+		if (pod && pod->holder.netns != netns)
+			return false;
+		if (pod) {
 			__sync_fetch_and_add(&pod->cgroups, 1);
 			/* Unless its last home has just taken it away. */
 			if (bpf_map_lookup_elem(&pod_ips, &ip) == pod)
 				return true;
 			continue;
 		}
-		if (pod && netns_is_alive((struct net *)pod->net, pod->netns))
-			return false;
-		err = bpf_map_update_elem(&pod_ips, &ip, &fresh, pod ? BPF_ANY : BPF_NOEXIST);
+		err = bpf_map_update_elem(&pod_ips, &ip, &fresh, BPF_NOEXIST);
 		if (!err)
 			return true;
 		if (err != -EEXIST)
@@ -49,17 +45,51 @@ WALK int pod_take(__u64 ip0, __u64 ip1, __u64 netns, __u64 net, bool numbers)
 	return false;
 }
 
-/* Takes one home from the pod, and with its last one the pod, unless it is kept. */
+static __always_inline bool claim_stands(const struct claim *claim, const union addr *ip)
+{
+	return claim->netns && netns_holds((struct net *)claim->net, claim->netns, ip);
+}
+
+/*
+ * Makes room at an address (two halves) for a pod in netns, where another has given it
+ * up. False: that one holds it still. Whose it is cannot be told then, and both are kept,
+ * so that neither takes the other out of the mesh.
+ */
+WALK int pod_makes_room(__u64 ip0, __u64 ip1, __u64 netns, __u64 net)
+{
+	union addr ip = { .half = { ip0, ip1 } };
+	struct pod_ip *pod = bpf_map_lookup_elem(&pod_ips, &ip);
+
+	if (!pod || pod->holder.netns == netns)
+		return true;
+	if (claim_stands(&pod->holder, &ip)) {
+		if (!claim_stands(&pod->other, &ip))
+			pod->other = (struct claim){ .netns = netns, .net = net };
+		return false;
+	}
+	bpf_map_delete_elem(&pod_ips, &ip);
+	return true;
+}
+
+/*
+ * Takes one home from the pod, and with its last one the pod, unless it is kept; another
+ * that claims the address has it then.
+ */
 WALK int pod_release(__u64 ip0, __u64 ip1, __u64 netns, bool keep)
 {
 	union addr ip = { .half = { ip0, ip1 } };
-	struct pod *pod = bpf_map_lookup_elem(&pod_ips, &ip);
+	struct pod_ip *pod = bpf_map_lookup_elem(&pod_ips, &ip);
 
-	if (!pod || pod->netns != netns)
+	if (!pod || pod->holder.netns != netns)
 		return 0;
 	__sync_fetch_and_add(&pod->cgroups, -1);
-	if ((__s32)pod->cgroups <= 0 && !keep)
-		bpf_map_delete_elem(&pod_ips, &ip);
+	if ((__s32)pod->cgroups > 0 || keep)
+		return 0;
+	if (!pod->other.netns)
+		return bpf_map_delete_elem(&pod_ips, &ip);
+	pod->holder = pod->other;
+	pod->other = (struct claim){};
+	pod->cgroups = 1;
 	return 0;
 }
 
@@ -72,27 +102,31 @@ static __always_inline void home_release(__u64 home, const union addr ip[FAMILIE
 		pod_release(ip[V6].half[0], ip[V6].half[1], home, keep);
 }
 
-static __always_inline bool home_takes(const union addr *ip, __u64 netns, struct net *net,
-				       bool numbers)
+static __always_inline bool home_takes(const union addr *ip, __u64 netns, struct net *net)
 {
-	return !addr_is_zero(ip) && pod_take(ip->half[0], ip->half[1], netns, (__u64)net, numbers);
+	return !addr_is_zero(ip) && pod_makes_room(ip->half[0], ip->half[1], netns, (__u64)net) &&
+	       pod_take(ip->half[0], ip->half[1], netns, (__u64)net);
 }
 
-/* entry->home, until then: not 0 if the netns was known by other addresses. */
+/* The netns is the home, whether or not another holds its addresses. */
 static __always_inline void home_take(struct cgroup_info *entry, struct net *net)
 {
 	const struct netns_info *now = &entry->now;
 
-	if (home_takes(&now->ip[V4], now->netns, net, entry->home))
+	entry->home = now->netns;
+	if (home_takes(&now->ip[V4], now->netns, net))
 		entry->home_ip[V4] = now->ip[V4];
-	if (home_takes(&now->ip[V6], now->netns, net, entry->home))
+	if (home_takes(&now->ip[V6], now->netns, net))
 		entry->home_ip[V6] = now->ip[V6];
-	entry->home = !addr_is_zero(&entry->home_ip[V4]) || !addr_is_zero(&entry->home_ip[V6]) ?
-			      now->netns :
-			      0;
 }
 
-/* Global, as netns.h's walks are: remember() has no stack to spare. */
+/* Whether the entry's home has all its addresses in pod_ips. */
+static __always_inline bool home_is_whole(const struct cgroup_info *entry)
+{
+	return addr_equal(&entry->home_ip[V4], &entry->now.ip[V4]) &&
+	       addr_equal(&entry->home_ip[V6], &entry->now.ip[V6]);
+}
+
 WALK int cgroup_forget(__u64 id)
 {
 	struct cgroup_info *entry = bpf_map_lookup_elem(&cgroup_info_map, &id);
@@ -109,69 +143,93 @@ WALK int cgroup_forget(__u64 id)
 	return 0;
 }
 
-/* cgroup_ancestor_id() by itself, for the loops. */
-WALK __u64 ancestor_id(__u64 cgroup, int level)
+/* What is sought among a cgroup and those above it. */
+enum sought {
+	SOUGHT_ID,
+	SOUGHT_KUBELET,
+	SOUGHT_OTHER_HOME, /* than the netns of that id */
+};
+
+WALK int is_sought(__u64 cgroup, int level, __u32 what, __u64 id)
 {
-	return cgroup_ancestor_id((struct cgroup *)cgroup, level);
+	__u64 its_id = cgroup_ancestor_id((struct cgroup *)cgroup, level);
+	struct cgroup_info *entry;
+
+	if (what == SOUGHT_ID)
+		return its_id == id;
+	if (what == SOUGHT_KUBELET)
+		return !!bpf_map_lookup_elem(&kubelets, &its_id);
+	entry = bpf_map_lookup_elem(&cgroup_info_map, &its_id);
+	return entry && entry->home && entry->home != id;
 }
 
-WALK int cgroup_is_within(__u64 cgroup, __u64 id)
+/* Whether one of them is: not above the level `top`. */
+WALK int cgroup_has(__u64 cgroup, int top, __u32 what, __u64 id)
 {
 	int level = BPF_CORE_READ((struct cgroup *)cgroup, level);
 
 	for (int i = 0; i < MAX_CGROUP_LEVELS && i <= level; i++)
-		if (ancestor_id(cgroup, i) == id)
+		if (i >= top && is_sought(cgroup, i, what, id))
 			return true;
 	return false;
 }
 
-/* Whether a socket was made in the cgroup of that id, or below it. */
-static __always_inline bool socket_is_within(struct sock *sk, __u64 id)
-{
-	struct cgroup *owner = socket_cgroup(sk);
-
-	return owner && cgroup_is_within((__u64)owner, id);
-}
-
-/* Whether the cgroup above, of that level, has another home than the netns. */
-WALK int is_other_home(__u64 cgroup, int level, __u64 netns)
-{
-	__u64 id = cgroup_ancestor_id((struct cgroup *)cgroup, level);
-	struct cgroup_info *above = bpf_map_lookup_elem(&cgroup_info_map, &id);
-
-	return above && above->home && above->home != netns;
-}
-
-/*
- * Whether any cgroup above has. A pod may make cgroups below its own, and netns in
- * which it holds what addresses it likes: they are no pods.
- */
-WALK int is_below_other_home(__u64 cgroup, __u64 netns)
+/* The place of the ztunnel whose cgroup it is, or is below; -1: none's. */
+WALK int ztunnel_of(__u64 cgroup)
 {
 	int level = BPF_CORE_READ((struct cgroup *)cgroup, level);
+	struct ztunnel *ztunnel;
+	__u64 id;
 
-	/* Not the root: node programs in it visit pods, and on a hybrid node all are. */
-	for (int i = 1; i < MAX_CGROUP_LEVELS && i < level; i++)
-		if (is_other_home(cgroup, i, netns))
-			return 1;
-	return 0;
+	for (int i = 0; i < MAX_CGROUP_LEVELS && i <= level; i++) {
+		id = cgroup_ancestor_id((struct cgroup *)cgroup, i);
+		ztunnel = bpf_map_lookup_elem(&ztunnels, &id);
+		if (ztunnel)
+			return ztunnel->place;
+	}
+	return -1;
+}
+
+/* Whether the cgroup is below the one that onramp is for. */
+WALK int is_recorded(__u64 cgroup)
+{
+	const struct settings *cfg = current_settings();
+
+	return !cfg || !cfg->root_cgroup || cgroup_has(cgroup, 0, SOUGHT_ID, cfg->root_cgroup);
+}
+
+/* Whether the netns of that id and inode is the node's. */
+WALK int is_node(__u64 netns, __u32 inum)
+{
+	const struct settings *cfg = current_settings();
+
+	return cfg && cfg->node_netns ? inum == cfg->node_netns : netns == initial_netns;
 }
 
 /*
- * Notes that the cgroup runs something in net, seen by task; all three are
- * kernel addresses. Global, and by number, for the reason that netns.h's walks
- * are.
+ * Whether the netns of that id and inode is the node's, or the machine's own, which is
+ * no pod either where a container is the node.
+ */
+WALK int is_no_pod(__u64 netns, __u32 inum)
+{
+	const struct settings *cfg = current_settings();
+
+	return netns == initial_netns || (cfg && cfg->node_netns && inum == cfg->node_netns);
+}
+
+/*
+ * Notes that the cgroup runs something in net; both are kernel addresses. Global,
+ * and by number, for the reason that netns.h's walks are.
  *
  * The home changes when there is none yet, when the home itself has other
  * addresses now, or when the cgroup is back in the node netns (a node program
  * had only visited the pod). Another netns beside the home is none of these:
  * a pod that makes itself a second netns stays where it is in pod_ips.
  */
-WALK int remember(__u64 cgroup_number, __u64 net_number, __u64 task_number)
+WALK int remember(__u64 cgroup_number, __u64 net_number)
 {
 	struct cgroup *cgroup = (void *)cgroup_number;
 	struct net *net = (void *)net_number;
-	const struct settings *cfg = current_settings();
 	__u64 id = BPF_CORE_READ(cgroup, kn, id);
 	struct cgroup_info entry = {};
 	struct cgroup_info *old = bpf_map_lookup_elem(&cgroup_info_map, &id);
@@ -179,26 +237,27 @@ WALK int remember(__u64 cgroup_number, __u64 net_number, __u64 task_number)
 	long err;
 
 	/* All is known, which is what nearly every exec comes to. */
-	if (old && netns_unchanged(net, &old->now) &&
-	    netns_is_no_pod(cfg, &old->now) == !old->home &&
-	    (!cfg || old->outside == cfg->ztunnel_cgroup))
+	if (old && netns_same(net, &old->now) &&
+	    is_no_pod(old->now.netns, old->now.inum) == !old->home &&
+	    (old->home != old->now.netns || home_is_whole(old)))
 		return 0;
-	if (cfg && cfg->root_cgroup && !cgroup_is_within(cgroup_number, cfg->root_cgroup))
+	if (!is_recorded(cgroup_number))
 		return 0;
-	entry.now.flags = netns_initial(net_number, task_number);
 	netns_read(net, &entry.now);
-	node = netns_is_no_pod(cfg, &entry.now);
-	if (cfg && cfg->ztunnel_cgroup && !cgroup_is_within(cgroup_number, cfg->ztunnel_cgroup))
-		entry.outside = cfg->ztunnel_cgroup;
+	node = is_no_pod(entry.now.netns, entry.now.inum);
 
 	if (old) {
+		/* Cgroups keep their names, and where they have been. */
+		entry.now.flags |= old->now.flags & (NETNS_NO_UID | NETNS_UID | NETNS_MOVED);
+		if (old->now.netns != entry.now.netns)
+			entry.now.flags |= NETNS_MOVED;
 		entry.home = old->home;
 		entry.home_ip[V4] = old->home_ip[V4];
 		entry.home_ip[V6] = old->home_ip[V6];
 		if (entry.home && !node &&
-		    (entry.home != entry.now.netns ||
-		     (addr_equal(&entry.home_ip[V4], &entry.now.ip[V4]) &&
-		      addr_equal(&entry.home_ip[V6], &entry.now.ip[V6])))) {
+		    (entry.home != entry.now.netns || home_is_whole(&entry))) {
+			if (entry.home == entry.now.netns)
+				entry.now.flags |= NETNS_HOME;
 			bpf_map_update_elem(&cgroup_info_map, &id, &entry, BPF_EXIST);
 			return 0;
 		}
@@ -206,10 +265,16 @@ WALK int remember(__u64 cgroup_number, __u64 net_number, __u64 task_number)
 		entry.home_ip[V4] = (union addr){};
 		entry.home_ip[V6] = (union addr){};
 	}
-	if (!node && !is_below_other_home((__u64)cgroup, entry.now.netns))
+	/*
+	 * A pod may make cgroups and netns of its own: they are no pods. Not the root,
+	 * though: node programs in it visit pods, and on a hybrid node all are.
+	 */
+	if (!node && !cgroup_has((__u64)cgroup, 1, SOUGHT_OTHER_HOME, entry.now.netns))
 		home_take(&entry, net);
 	else
 		entry.home = 0;
+	if (entry.home)
+		entry.now.flags |= NETNS_HOME;
 	err = bpf_map_update_elem(&cgroup_info_map, &id, &entry, BPF_NOEXIST);
 	if (!err)
 		return 0;
@@ -220,14 +285,163 @@ WALK int remember(__u64 cgroup_number, __u64 net_number, __u64 task_number)
 	return 0;
 }
 
-/* The same from a task, for exec and for what ran before the load. */
+/* Whether the context's socket is in that netns, and the netns as it was then. */
+static __always_inline bool socket_is_in(struct bpf_sock_addr *ctx, const struct netns_info *info)
+{
+	const struct sock_common *tcp = tcp_fields(ctx->sk);
+
+	if (tcp && netns_has_cookie())
+		return netns_same_direct(tcp->skc_net.net, info);
+	return netns_same(socket_net(ctx), info);
+}
+
+/* The netns' entry in netns_cache, if it is of the netns as it is now. */
+static __always_inline bool netns_cached(struct net *net, struct netns_info *now)
+{
+	__u64 key = (__u64)net;
+	struct netns_info *cached = bpf_map_lookup_elem(&netns_cache, &key);
+
+	if (!cached)
+		return false;
+	*now = *cached;
+	barrier(); /* looked at again: it may be another netns' by now */
+	return cached->netns == now->netns && netns_same(net, now);
+}
+
+/* Fills now, which must be zeroed, with a netns, whoever asks. */
+static __always_inline void netns_know(struct net *net, struct netns_info *now)
+{
+	__u64 key = (__u64)net;
+
+	if (netns_cached(net, now))
+		return;
+	netns_read(net, now);
+	bpf_map_update_elem(&netns_cache, &key, now, BPF_ANY);
+}
+
+static __always_inline struct cgroup_info *current_entry(void)
+{
+	__u64 id = bpf_get_current_cgroup_id();
+
+	return bpf_map_lookup_elem(&cgroup_info_map, &id);
+}
+
+/* Whether the current task's cgroup, or one above it, is in `ztunnels`. */
+WALK int task_is_ztunnels(void)
+{
+	for (int level = 0; level < MAX_CGROUP_LEVELS; level++) {
+		__u64 id = bpf_get_current_ancestor_cgroup_id(level);
+
+		if (!id)
+			return false;
+		if (bpf_map_lookup_elem(&ztunnels, &id))
+			return true;
+	}
+	return false;
+}
+
+/*
+ * The same of a task whose cgroup's entry it is. That it is not so is kept there for as
+ * long as `ztunnels` is the same, under the cgroup's id: the entry may be another's by now.
+ */
+static __always_inline bool is_ztunnels(const struct settings *cfg, struct cgroup_info *entry)
+{
+	__u64 hash = bpf_get_current_cgroup_id() * 0x9e3779b97f4a7c15ULL;
+	__u32 pods = ((hash >> 32) + cfg->ztunnels) | 1U << 31; /* never 0 */
+
+	if (!cfg->ztunnels || !entry)
+		return task_is_ztunnels();
+	if (entry->now.pods == pods)
+		return false;
+	if (task_is_ztunnels())
+		return true;
+	entry->now.pods = pods;
+	return false;
+}
+
+/* The entry, of the caller's cgroup, if it is of the socket's netns as it is now. */
+static __always_inline bool cache_read(struct bpf_sock_addr *ctx, const struct cgroup_info *cached,
+				       struct netns_info *now)
+{
+	if (!cached)
+		return false;
+	*now = cached->now;
+	barrier(); /* looked at again: it may be another cgroup's by now */
+	return cached->now.netns == now->netns && socket_is_in(ctx, now);
+}
+
+/*
+ * Fills now with the socket's netns: from the entry of the caller's cgroup when
+ * that is of this netns as it is now, else from its devices. now must be zeroed.
+ */
+static __always_inline void socket_netns(struct bpf_sock_addr *ctx, const struct cgroup_info *entry,
+					 struct netns_info *now)
+{
+	struct net *net;
+
+	if (cache_read(ctx, entry, now))
+		return;
+	count(STAT_CACHE_MISS);
+	net = socket_net(ctx);
+	initial_netns_learn(bpf_get_current_task());
+	remember((__u64)current_cgroup(), (__u64)net);
+	cgroup_note_uid((__u64)current_cgroup());
+	if (!cache_read(ctx, current_entry(), now)) /* full, or shared with another netns */
+		netns_read(net, now);
+	if (now->flags & NETNS_DOUBT)
+		count(STAT_DOUBT);
+}
+
+/* A ztunnel runs in the netns, which claims the address (two halves). */
+WALK int pod_is_ztunnels(__u64 ip0, __u64 ip1, __u64 netns, __u64 net)
+{
+	union addr ip = { .half = { ip0, ip1 } };
+	struct pod_ip *pod = bpf_map_lookup_elem(&pod_ips, &ip);
+
+	if (!pod)
+		return 0;
+	if (pod->holder.netns == netns)
+		pod->holder.is_ztunnels = 1;
+	else /* whoever else claims it: a third would have no place */
+		pod->other = (struct claim){ .netns = netns, .net = net, .is_ztunnels = 1 };
+	return 0;
+}
+
+WALK int ztunnel_remember(__u64 id, __u64 net)
+{
+	struct cgroup_info *entry = bpf_map_lookup_elem(&cgroup_info_map, &id);
+
+	if (!entry)
+		return 0;
+	pod_is_ztunnels(entry->now.ip[V4].half[0], entry->now.ip[V4].half[1], entry->now.netns,
+			net);
+	return pod_is_ztunnels(entry->now.ip[V6].half[0], entry->now.ip[V6].half[1],
+			       entry->now.netns, net);
+}
+
+/*
+ * What a task tells, from exec and from what ran before the load. Of a cgroup that has no
+ * entry even then nobody knows where it has been before.
+ */
 static __always_inline void task_remember(struct task_struct *task)
 {
 	struct net *net = BPF_CORE_READ(task, nsproxy, net_ns);
 	struct cgroup *cgroup = BPF_CORE_READ(task, cgroups, dfl_cgrp);
+	struct cgroup_info *entry;
+	__u64 id;
 
-	if (net && cgroup) /* else a kernel thread, or already dead */
-		remember((__u64)cgroup, (__u64)net, (__u64)task);
+	initial_netns_learn((__u64)task);
+	if (!net || !cgroup) /* a kernel thread, or already dead */
+		return;
+	id = BPF_CORE_READ(cgroup, kn, id);
+	remember((__u64)cgroup, (__u64)net);
+	cgroup_note_uid((__u64)cgroup);
+	entry = bpf_map_lookup_elem(&cgroup_info_map, &id);
+	if (!is_no_pod(netns_id(net), BPF_CORE_READ(net, ns.inum)))
+		pod_learn((__u64)cgroup, (__u64)net, BPF_CORE_READ(task, tgid),
+			  !entry || entry->now.flags & NETNS_MOVED);
+	if (ztunnel_of((__u64)cgroup) >= 0)
+		ztunnel_remember(id, (__u64)net);
 }
 
 #endif

@@ -4,10 +4,10 @@
  * that was last asked through the socket. Attached only where DNS is captured:
  * it runs for every datagram.
  */
-#include "peername.h"
+#include "names.h"
 
 SEC("cgroup/recvmsg4")
 int recvmsg4(struct bpf_sock_addr *ctx)
 {
-	return show_dialled4(ctx);
+	return sender_show(ctx, true);
 }

@@ -2,13 +2,29 @@
 /*
  * tp_btf/sched_process_exec: every program that starts tells which netns its
  * cgroup lives in, before its first instruction and so before its first
- * connect(). Fills cgroup_info_map and pod_ips; decides nothing.
+ * connect(). Fills cgroup_info_map and pod_ips; decides nothing. Besides it takes out
+ * the numbers of a pod that has gone.
  */
-#include "pods.h"
+#include "in_pod.h"
+
+WALK int numbers_forget(__u64 netns)
+{
+	struct number_key key = { .netns = netns };
+
+	for (__u32 set = 0; set < NUMBER_SETS; set++) {
+		key.set = set;
+		bpf_map_delete_elem(&numbers, &key);
+	}
+	return 0;
+}
 
 SEC("tp_btf/sched_process_exec")
 int sched_process_exec(void *ctx)
 {
+	__u64 netns;
+
 	task_remember((struct task_struct *)bpf_get_current_task());
+	if (!bpf_map_pop_elem(&homeless, &netns))
+		numbers_forget(netns);
 	return 0;
 }

@@ -4,10 +4,10 @@
  * unconnected UDP sockets to ztunnel. Datagrams to an IPv4-mapped address come
  * here as well. Attached only where DNS is captured: it runs for every datagram.
  */
-#include "verdict.h"
+#include "redirect.h"
 
 SEC("cgroup/sendmsg4")
 int sendmsg4(struct bpf_sock_addr *ctx)
 {
-	return redirect4(ctx, SENDMSG);
+	return redirect(ctx, true, SENDMSG);
 }

@@ -11,11 +11,10 @@ def metrics: ["connect_p50", "connect_p99", "short", "short2", "cpu", "latency",
 def labels: {
 	"direct": "direct dial", "iptables": "iptables REDIRECT",
 	"nftables": "nftables redirect", "istio": "Istio's in-pod rules",
-	"direct-own": "direct, pod's address", "in-pod": "onramp, in-pod mode",
+	"in-pod": "onramp, in-pod mode",
 	"node-direct": "direct dial", "node-mode": "onramp, node mode",
-	"node-plain": "  without numbers",
 	"unloaded": "pod, nothing loaded", "idle": "pod, node mode",
-	"idle-plain": "  without -t, numbers", "idle-in-pod": "pod, in-pod mode",
+	"idle-plain": "  without -t", "idle-in-pod": "pod, in-pod mode",
 	"node-unloaded": "node, nothing loaded", "node-idle": "node, node mode" };
 
 # .[row][round]: the sample
@@ -47,8 +46,6 @@ def goal(name): { name: name } + .;
 	goals: [
 		(ratio("in-pod"; "direct"; "connect_p50") | at_most(1.05)
 			| goal("in-pod mode: connect(), of the floor's")),
-		(ratio("in-pod"; "direct-own"; "connect_p50") | at_most(1.05)
-			| goal("  of a direct dial's that shows the pod's address")),
 		(overhead("in-pod"; "iptables"; "direct"; "connect_p50") | at_most(0.333)
 			| goal("  what it adds, of what iptables adds")),
 		(overhead("in-pod"; "nftables"; "direct"; "connect_p50") | at_most(0.333)
@@ -70,7 +67,7 @@ def goal(name): { name: name } + .;
 		(ratio("idle"; "unloaded"; "connect_p50") | at_most(1.02)
 			| goal("pod not enrolled: connect(), of nothing loaded")),
 		(ratio("idle-plain"; "unloaded"; "connect_p50") | at_most(1.02)
-			| goal("  without -t and numbers")),
+			| goal("  without -t")),
 		(ratio("idle-in-pod"; "unloaded"; "connect_p50") | at_most(1.02)
 			| goal("  in-pod mode")),
 		(ratio("node-idle"; "node-unloaded"; "connect_p50") | at_most(1.02)

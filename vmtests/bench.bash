@@ -47,14 +47,14 @@ machine() {
 # What is loaded now. Unloaded is unloaded: no program stays attached elsewhere,
 # for the kernel then asks at every connect() whether there is one.
 loaded=none
-state() { # none|in-pod|node|plain: node mode without -t, from another netns
+state() { # none|in-pod|node|plain: node mode without -t
 	[ "$1" != "$loaded" ] || return 0
 	[ "$loaded" = none ] || onramp unload
 	case $1 in
-	in-pod) "$ONRAMP" load -z 127.0.0.1 -t "$CG/ztunnel" -p "$PIN" -c "$CG" \
+	in-pod) "$ONRAMP" load -e 10.77.1.0/24 -t "$CG/ztunnel" -p "$PIN" -c "$CG" \
 		-n "/run/netns/$RUN-node" ;;
-	node) reload_there -e 10.77.1.0/24 -t "$CG/ztunnel" ;;
-	plain) reload -e 10.77.1.0/24 ;;
+	node) reload -e 10.77.1.0/24 -t "$CG/ztunnel" ;;
+	plain) reload -e 10.77.1.0/24 2>"$WORK/warned" || die "$(cat "$WORK/warned")" ;;
 	esac
 	loaded=$1
 }

@@ -14,7 +14,7 @@ setup_file() {
 	pod_up client 10.77.1.2
 	pod_up server 10.77.2.2
 	serve server 0.0.0.0 80
-	reload -e 10.77.1.0/24
+	node_mode -e 10.77.1.0/24
 	run_in client client true
 }
 
@@ -27,14 +27,18 @@ teardown() {
 	[ -z "${full-}" ] || "$BPFCALL" drain "$PIN/maps/$full" >/dev/null
 }
 
-# Fills the map up to its limit, and tells how many entries it took.
-fill() { # MAP ENTRIES ERROR [VALUE]
+room() { # MAP: for how many entries
+	"$BPFTOOL" -j map show pinned "$PIN/maps/$1" | grep -o '"max_entries":[0-9]*' | grep -o '[0-9]*'
+}
+
+# Fills the map up to its limit, and tells what that took.
+fill() { # MAP ERROR [VALUE]
 	local before
 	before=$(entries "$1")
 	full=$1
-	run -0 "$BPFCALL" fill "$PIN/maps/$1" "${4-0}"
-	is "$output" "$(($2 - before)) $3"
-	echo "# $1 with $2 entries: $("$BPFTOOL" -j map show pinned "$PIN/maps/$1" | kib)" >&3
+	run -0 "$BPFCALL" fill "$PIN/maps/$1" "${3-0}"
+	is "$output" "$(($(room "$1") - before)) $2"
+	echo "# $1 with $(room "$1") entries: $("$BPFTOOL" -j map show pinned "$PIN/maps/$1" | kib)" >&3
 }
 
 drain() {
@@ -53,7 +57,7 @@ direct() { # POD
 }
 
 @test "cgroup_info_map full: every verdict is as it was, for old pods and new" {
-	fill cgroup_info_map 65536 E2BIG
+	fill cgroup_info_map E2BIG
 	before=$(metric 'map_full_total{map="cgroup_info_map"}')
 	misses=$(metric cache_misses_total)
 	pod_up new 10.77.1.3
@@ -71,8 +75,8 @@ direct() { # POD
 	# A ztunnel that starts only now is ztunnel as well.
 	onramp enroll 10.77.0.0/16
 	pod_down ztunnel
-	rm "$WORK/serve-ztunnel-15001"
 	ztunnel_up
+	node_mode
 	for pod in client new server node; do ip -n "$RUN-$pod" neigh flush all; done
 	run -0 pod ztunnel "$TCP" dial 10.77.2.2 80
 	onramp forget 10.77.0.0/16
@@ -85,7 +89,7 @@ direct() { # POD
 }
 
 @test "pod_ips full: pods' own connections as they were; the node's to new pods pass, and are counted" {
-	fill pod_ips 32768 E2BIG
+	fill pod_ips E2BIG
 	before=$(metric 'map_full_total{map="pod_ips"}')
 	pod_up new 10.77.1.4
 	serve new 0.0.0.0 80
@@ -103,7 +107,7 @@ direct() { # POD
 }
 
 @test "handovers full: the proxy is told nothing rather than something wrong, and it is counted" {
-	fill handovers 262144 E2BIG
+	fill handovers E2BIG
 	before=$(metric 'map_full_total{map="handovers"}')
 	run -0 pod client "$TCP" dial 10.77.2.2 80
 	has "local=$ZTUNNEL_POD_IP:15001 " "orig4=E" "orig6=E"
@@ -126,7 +130,7 @@ direct() { # POD
 	# And however many more there are.
 	full=handovers
 	run -0 "$BPFCALL" fill "$PIN/maps/handovers" 0
-	is "$output" "$((262144 - FLOOD - 1)) E2BIG"
+	is "$output" "$(($(room handovers) - FLOOD - 1)) E2BIG"
 	ip netns exec "$RUN-ztunnel" iptables -A INPUT -p tcp -s 10.77.1.66 -j DROP
 	ip netns exec "$RUN-ztunnel" iptables -D INPUT -p tcp --dport 15001 -j DROP
 	retry 200 grep -q . "$WORK/client"
@@ -154,10 +158,10 @@ no_room() { # MAP ARGUMENT-THAT-FAILS COMMAND...
 # bats test_tags=once
 @test "mesh_rules full: enroll and load say so and change nothing; forget makes room" {
 	onramp enroll 10.99.0.0/16
-	fill mesh_rules 32768 ENOSPC 2
+	fill mesh_rules ENOSPC 2
 	onramp forget 10.99.0.0/16
 	no_room mesh_rules 10.89.0.0/16 onramp enroll 10.88.0.0/16 10.89.0.0/16
-	no_room mesh_rules 10.89.0.0/16 reload -e 10.88.0.0/16 -x 10.89.0.0/16
+	no_room mesh_rules 10.89.0.0/16 node_mode -e 10.88.0.0/16 -x 10.89.0.0/16
 	captured client
 	direct server
 	onramp enroll 10.77.2.0/24
@@ -169,14 +173,14 @@ no_room() { # MAP ARGUMENT-THAT-FAILS COMMAND...
 
 # bats test_tags=once
 @test "bypass_rules full: load says so and changes nothing" {
-	reload -b 10.99.0.0/16
-	fill bypass_rules 32768 ENOSPC 3
+	node_mode -b 10.99.0.0/16
+	fill bypass_rules ENOSPC 3
 	"$BPFTOOL" map delete pinned "$PIN/maps/bypass_rules" \
 		key 112 0 0 0 $(bytes_of 10.99.0.0)
-	no_room bypass_rules 10.89.0.0/16 reload -b 10.88.0.0/16 -b 10.89.0.0/16
+	no_room bypass_rules 10.89.0.0/16 node_mode -b 10.88.0.0/16 -b 10.89.0.0/16
 	captured client
 	drain
-	reload -b 10.77.2.2
+	node_mode -b 10.77.2.2
 	direct client
 }
 

@@ -76,7 +76,7 @@ static int fill(int map, __u32 value_of_all, bool drain)
 		count = trie ? again : attr.batch.count; /* how many it did */
 		done += count;
 		n += count + !again;
-	} while (n < 1 << 20 && (again || errno == EEXIST)); /* an LRU would never be full */
+	} while (n < 1 << 21 && (again || errno == EEXIST)); /* an LRU would never be full */
 	printf("%u %s\n", done, strerrorname_np(errno));
 	return 0;
 }

@@ -10,8 +10,8 @@ setup_file() {
 	pod_up client 10.77.1.2
 	pod_up server 10.77.2.2
 	serve server 0.0.0.0 80
-	NODE_NETNS=/run/netns/$RUN-node "$ROOT/scripts/load-with-bpftool" \
-		"$CG" "$WORK/bpf/plain" "$ZTUNNEL_POD_IP" 10.77.1.0/24
+	NODE_NETNS=/run/netns/$RUN-node ZTUNNEL_CGROUP=$CG/ztunnel "$ROOT/scripts/load-with-bpftool" \
+		"$CG" "$WORK/bpf/plain" "$ZTUNNEL_POD_IP" 10.77.1.0/24 10.77.0.9/32
 }
 
 teardown_file() {
@@ -36,7 +36,15 @@ teardown_file() {
 	has 'onramp_connects_total{verdict="redirected",reason="outbound"} 1'
 }
 
-@test "direct is readable, and names nothing where it should not" {
-	run -0 cat "$WORK/bpf/plain/direct"
-	is "$output" "sport = :0"
+@test "ztunnel is known by its cgroup: it passes, though a rule speaks of it" {
+	run -0 pod ztunnel "$TCP" dial 10.77.2.2 80
+	has "local=10.77.2.2:80 "
+	run -0 cat "$WORK/bpf/plain/metrics"
+	has 'onramp_connects_total{verdict="passed",reason="ztunnel"} 1'
+}
+
+@test "what counts for --audit is not there" {
+	run ! ls "$WORK/bpf/plain/inet_sock_set_state"
+	run -0 "$BPFTOOL" -f link show
+	[[ $output != *"$WORK/bpf/plain/inet_sock_set_state"* ]]
 }

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 # Many pods, one after another and at once: each one's verdicts are right, its
 # own connections' and the node's to it, and nothing of it stays. Half of them are
-# enrolled. In full by `make churn`: 10,000 pods, and 2,000 at once.
+# enrolled. In full by `make churn`: 10,000 pods, and 2,000 at once; in in-pod mode a
+# fifth of these.
 
 load helpers.bash
 
@@ -19,7 +20,7 @@ setup_file() {
 	serve server :: 80
 	routes_to_light_pods ztunnel server
 	mkdir "$CG/in" "$CG/out"
-	reload -z "$ZTUNNEL_POD_IP6" -e 10.78.0.0/16 -e 10.80.0.0/16
+	node_mode -z "$ZTUNNEL_POD_IP6" -e 10.78.0.0/16 -e 10.80.0.0/16
 	node true
 	known >"$WORK/known"
 }
@@ -36,7 +37,7 @@ teardown() {
 # What the maps say there is.
 known() {
 	awk 'NR > 1 { print $NF }' "$PIN/pods" | sort
-	echo "$(entries cgroup_info_map) cgroups, $(entries pod_ips) addresses"
+	echo "$(entries cgroup_info_map) cgroups, $(entries pod_ips) addresses, $(entries numbers) numbers"
 }
 
 as_before() {
@@ -48,11 +49,11 @@ nothing_stays() {
 }
 
 # COUNT pods, at most ALIVE at a time; the last ones until `enough`.
-begin() { # in|out NET FATE COUNT ALIVE
+begin() { # in|out NET FATE COUNT ALIVE [OPTION]...
 	local fd
 	rm -f "$WORK/$1.until"
 	mkfifo "$WORK/$1.until"
-	node "$PODS" -n "$3" "$CG/$1" "$2" "$4" "$5" "$TCP" some 2 10.77.2.2 80 fd00:77::2 80 \
+	node "$PODS" -n "$3" "${@:6}" "$CG/$1" "$2" "$4" "$5" "$TCP" some 2 10.77.2.2 80 fd00:77::2 80 \
 		<"$WORK/$1.until" >"$WORK/$1" 2>"$WORK/$1.errors" 3>&- &
 	pids+=($!)
 	exec {fd}>"$WORK/$1.until"
@@ -124,4 +125,26 @@ verdicts() { # in|out: of the pods' own connections, then of the node's to them
 	is "$(verdicts in)" "$((2 * n)) 0 0 0, node $n 0 0 0"
 	is "$(verdicts out)" "0 $((2 * n)) 0 0, node 0 $n 0 0"
 	nothing_stays
+}
+
+@test "in-pod mode, $((CHURN / 5)) pods made and removed, each with ztunnel in it: no map keeps any" {
+	n=$((CHURN / 10))
+	mkdir "$CG/ztunnel/in"
+	onramp unload
+	in_pod_mode -e 10.82.0.0/16
+	node true
+	known >"$WORK/known"
+	begin in 82 direct $n 16 -z "$CG/ztunnel/in"
+	begin out 83 direct $n 16
+	made in out
+	enough
+	is "$(verdicts in)" "$((2 * n)) 0 0 0, node 0 $n 0 0"
+	is "$(verdicts out)" "0 $((2 * n)) 0 0, node 0 $n 0 0"
+	retry 300 swept || { cat "$WORK/left" >&2; return 1; }
+}
+
+# Each exec takes out the numbers of one pod that has gone.
+swept() {
+	/bin/true
+	as_before
 }

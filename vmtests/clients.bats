@@ -15,7 +15,7 @@ setup_file() {
 	# Kernel threads are in the root. On this machine others are as well.
 	CG_ROOT=${ONRAMP_TEST_VM:+$(cgroup2_mount)}
 	export CG_ROOT=${CG_ROOT:-$CG}
-	reload -c "$CG_ROOT" -e 10.77.1.0/24 # IPv6 comes with the first test
+	node_mode -c "$CG_ROOT" -e 10.77.1.0/24 # IPv6 comes with the first test
 	connects_from_now
 }
 
@@ -52,10 +52,10 @@ logged() { # USER-AGENT
 			-w 'dialled=%{remote_ip}:%{remote_port} from=%{local_ip}:%{local_port}\n' "$@" |
 			paste -d ' ' - -
 	}
-	# The family that ztunnel has no address for is refused: the other is taken.
+	# The family that ztunnel has no address for is unreachable: the other is taken.
 	other=$(get http://both.test/)
 	never_began 1
-	reload -c "$CG_ROOT" -z "$ZTUNNEL_POD_IP6"
+	node_mode -c "$CG_ROOT" -z "$ZTUNNEL_POD_IP6"
 	told "$other" 10.77.2.2
 	mapfile -t got < <(get http://10.77.2.2/ "http://[fd00:77::2]/" http://both.test/)
 	told "${got[0]}" 10.77.2.2
@@ -184,7 +184,7 @@ mount_in_client() { # TYPE OPTIONS SOURCE PORT N: until N connects, to PORT or w
 		//10.77.2.2/x 445 2
 	told "${went[0]}" 10.77.2.2 445
 	case $(uname -r) in
-	5.10.*) told "${went[1]}" 10.77.2.2 15001 ;; # a limit: see the README
+	5.10.*) told "${went[1]}" 10.77.2.2 15001 ;; # a limit: see vmtests/README.md
 	*) told "${went[1]}" 10.77.2.2 445 ;;
 	esac
 	mount_in_client nfs4 addr=10.77.2.2,clientaddr=10.77.1.2,vers=4.1,soft 10.77.2.2:/ 2049 2

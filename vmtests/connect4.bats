@@ -13,7 +13,7 @@ setup_file() {
 	pod_up member 10.77.1.3 # enrolled, and serves
 	serve server 0.0.0.0 80 53
 	serve member 0.0.0.0 80
-	reload -e 10.77.1.0/24
+	node_mode -e 10.77.1.0/24
 	connects_from_now
 }
 
@@ -62,7 +62,7 @@ direct() { # DESTINATION
 
 @test "enrolled pod: TCP port 53 goes to ztunnel's DNS port with DNS capture" {
 	settings_read
-	reload -d
+	node_mode -d
 	run -0 pod client "$TCP" dial 10.77.2.2 53
 	settings_write
 	captured 15053 10.77.2.2:53
@@ -131,20 +131,43 @@ direct() { # DESTINATION
 	is "$(connects passed ztunnel)" 1
 }
 
+@test "ztunnel to port 15001 at an address of its own netns: refused, it would call itself" {
+	before=$(connects refused itself)
+	for own in "$ZTUNNEL_POD_IP" 127.0.0.1 0.0.0.0; do
+		run -1 pod ztunnel "$TCP" dial "$own" 15001
+		is "$output" EPERM
+	done
+	never_began 3
+	is "$(connects refused itself)" $((before + 3))
+	run -1 pod ztunnel "$TCP" dial 10.77.2.2 15001 # another's
+	is "$output" ECONNREFUSED
+}
+
+@test "ztunnel to port 15008 of a local enrolled pod: to its own, with the destination" {
+	serve ztunnel 0.0.0.0 15008
+	pod member true
+	run -0 pod ztunnel "$TCP" dial 10.77.1.3 15008
+	captured 15008 10.77.1.3:15008
+	is "$(connects redirected hbone)" 1
+	pod server true
+	run -1 pod ztunnel "$TCP" dial 10.77.2.2 15008 # not enrolled
+	is "$output" ECONNREFUSED
+}
+
 @test "a pod that puts ztunnel's address on its device is not ztunnel" {
 	ip -n "$RUN-client" addr flush dev eth0
 	ip -n "$RUN-client" addr add "$ZTUNNEL_POD_IP/32" dev eth0
 	ip -n "$RUN-client" addr add 10.77.1.2/16 dev eth0
 	onramp enroll "$ZTUNNEL_POD_IP"
-	before=$(connects passed ztunnel)
-	# Replies to the borrowed address go elsewhere: only the verdict counts.
-	pod client timeout 0.3 "$TCP" dial 10.77.2.2 80 || :
-	after=$(connects passed ztunnel)
+	before="$(connects passed ztunnel) $(connects refused itself)"
+	run -1 pod client "$TCP" dial 10.77.2.2 80
+	never_began 1
 	onramp forget "$ZTUNNEL_POD_IP"
 	ip -n "$RUN-client" addr flush dev eth0
 	ip -n "$RUN-client" addr add 10.77.1.2/16 dev eth0
 	ip -n "$RUN-client" route add default via "$NODE_IP"
-	is "$after" "$before"
+	is "$output" EPERM
+	is "$(connects passed ztunnel) $(connects refused itself)" "${before% *} $((${before#* } + 1))"
 	run -0 pod client "$TCP" dial 10.77.2.2 80
 	captured 15001 10.77.2.2:80
 }
@@ -194,7 +217,7 @@ direct() { # DESTINATION
 
 @test "host capture off: node program to an enrolled pod is left alone" {
 	settings_read
-	reload -H
+	node_mode -H
 	run -0 node "$TCP" dial 10.77.1.3 80
 	settings_write
 	direct 10.77.1.3:80
@@ -221,21 +244,58 @@ direct() { # DESTINATION
 
 @test "a dead ztunnel refuses; nothing goes around it" {
 	settings_read
-	ZTUNNEL_POD_IP=10.77.2.2 reload
+	alive=$settings
+	settings_change 15 8 # 10.77.0.8, where nobody is
+	ip -n "$RUN-client" route add unreachable 10.77.0.8
 	run -1 pod client "$TCP" dial 10.77.1.3 80
-	settings_write
-	is "$output" ECONNREFUSED
+	settings=$alive settings_write
+	ip -n "$RUN-client" route del unreachable 10.77.0.8
+	never_began 1
+	is "$output" EHOSTUNREACH
 }
 
-@test "-t names ztunnel's pod: another pod with its address is captured" {
-	reload -t "$(pod_cgroup server)"
-	onramp enroll 10.77.0.0/16
-	run -0 pod server "$TCP" dial 10.77.1.3 80
-	direct 10.77.1.3:80
-	mkdir -p "$CG/server/below"
-	run -0 run_in server/below server "$TCP" dial 10.77.1.3 80
-	direct 10.77.1.3:80
-	run -0 pod ztunnel "$TCP" dial 10.77.1.3 80
-	onramp forget 10.77.0.0/16
-	has "local=$ZTUNNEL_POD_IP:15001 "
+# bats test_tags=runc
+@test "a socket full of keys, which leave no room for what onramp keeps with it: refused" {
+	before=$(connects refused failed)
+	run -0 pod client env SERVER=10.77.2.2 SELF=10.77.1.2 SELF6=::1 \
+		"$ROOT/build/hostile" make node full-of-keys
+	never_began 1
+	is "$output" "full-of-keys node failed EPERM"
+	is "$(connects refused failed)" $((before + 1))
+}
+
+@test "while load moves to another cgroup both have our program: the first decides, once" {
+	id=$("$BPFTOOL" -j link show pinned "$PIN/links/connect4" | jq .prog_id)
+	"$BPFTOOL" cgroup attach "$CG/client" connect4 id "$id" multi
+	before=$(connects redirected outbound)
+	run -0 pod client "$TCP" dial 10.77.2.2 80
+	"$BPFTOOL" cgroup detach "$CG/client" connect4 id "$id"
+	captured 15001 10.77.2.2:80
+	is "$(connects redirected outbound)" $((before + 1))
+}
+
+@test "known by nothing, ztunnel is a pod like any: said so, and captured where it is enrolled" {
+	onramp unload
+	run -0 --separate-stderr reload -e 10.77.0.0/16 -x 10.77.2.0/24
+	connects_from_now
+	[[ $stderr == *ztunnel*-t* ]]
+	run -0 pod client "$TCP" dial 10.77.2.2 80
+	captured 15001 10.77.2.2:80
+	run -1 pod ztunnel "$TCP" dial 10.77.2.2 80
+	never_began 1
+	is "$output" EPERM # its own address
+}
+
+@test "loaded from its own netns, ztunnel is known by that, in whichever cgroup" {
+	run -0 --separate-stderr load_from ztunnel -z "$ZTUNNEL_POD_IP"
+	connects_from_now # without the loader's own
+	is "$stderr" ""
+	for cgroup in ztunnel node; do
+		run -0 run_in "$cgroup" ztunnel "$TCP" dial 10.77.2.2 80
+		direct 10.77.2.2:80
+	done
+	run -0 pod client "$TCP" dial 10.77.2.2 80
+	captured 15001 10.77.2.2:80
+	run -0 run_in ztunnel client "$TCP" dial 10.77.2.2 80 # its cgroup is nobody's
+	captured 15001 10.77.2.2:80
 }

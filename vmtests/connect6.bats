@@ -5,7 +5,6 @@
 
 load helpers.bash
 
-
 setup_file() {
 	node_up connect6
 	pod_up ztunnel "$ZTUNNEL_POD_IP"
@@ -16,7 +15,7 @@ setup_file() {
 	serve ztunnel :: 15001 15006 15053
 	serve server :: 80
 	serve six :: 80
-	reload -z "$ZTUNNEL_POD_IP6" -e 10.77.1.0/24 -e fd00:77:0:0:6::/80
+	node_mode -z "$ZTUNNEL_POD_IP6" -e 10.77.1.0/24 -e fd00:77:0:0:6::/80
 	connects_from_now
 }
 
@@ -84,7 +83,7 @@ captured() { # PORT ORIGINAL
 }
 
 @test "IPv6: bypass_rules, by -b and by bpftool" {
-	reload -z "$ZTUNNEL_POD_IP6" -b fd00:77::2
+	node_mode -z "$ZTUNNEL_POD_IP6" -b fd00:77::2
 	run -0 pod client "$TCP" dial fd00:77::2 80
 	has "local=[fd00:77::2]:80 "
 	"$BPFTOOL" map delete pinned "$PIN/maps/bypass_rules" \
@@ -126,30 +125,58 @@ captured() { # PORT ORIGINAL
 	has "local=[$ZTUNNEL_POD_IP6]:15001 " "orig6=[$link_local]:80" "dialled=[$link_local]:80 "
 }
 
-@test "a family that ztunnel has no address for is refused, never let through" {
+@test "IPv6: ztunnel's own dials: to itself refused, to a local enrolled pod's 15008 to its own" {
+	before=$(connects refused itself)
+	for own in "$ZTUNNEL_POD_IP6" ::1 :: ::ffff:127.0.0.1; do
+		run -1 pod ztunnel "$TCP" dial "$own" 15001
+		is "$output" EPERM
+	done
+	never_began 4
+	is "$(connects refused itself)" $((before + 4))
+	serve ztunnel "$ZTUNNEL_POD_IP6" 15008
+	pod six true
+	run -0 pod ztunnel "$TCP" dial fd00:77:0:0:6::6 15008
+	captured 15008 fd00:77::6:0:0:6:15008
+}
+
+@test "a family that ztunnel has no address for: ENETUNREACH, never let through" {
 	settings_read
 	both=$settings
-	reload
-	settings_read
-	before=$(connects refused no_ztunnel_for_family)
+	settings_change 16 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0
+	before=$(connects refused unreachable)
 	run -1 pod client "$TCP" dial fd00:77::2 80
-	is "$output" EPERM
-	is "$(connects refused no_ztunnel_for_family)" $((before + 1))
+	is "$output" ENETUNREACH
+	is "$(connects refused unreachable)" $((before + 1))
 	run -0 pod client "$TCP" dial 10.77.2.2 80
 	has "orig4=10.77.2.2:80 "
-	ZTUNNEL_POD_IP=$ZTUNNEL_POD_IP6 reload
-	run -1 pod client "$TCP" dial 10.77.2.2 80
-	is "$output" EPERM
-	never_began 2
-	run -0 pod client "$TCP" dial fd00:77::2 80
-	captured 15001 fd00:77::2:80
-	# Node programs are not enrolled: theirs passes.
-	run -0 node "$TCP" dial ::ffff:10.77.2.2 80
-	settings_write
 	pod six true
-	run -0 node "$TCP" dial fd00:77:0:0:6::6 80
+	run -0 node "$TCP" dial fd00:77:0:0:6::6 80 # is not enrolled: its own passes
 	has "local=[fd00:77::6:0:0:6]:80 "
 	settings=$both settings_write
+	settings_change 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0
+	for address in 10.77.2.2 ::ffff:10.77.2.2; do
+		run -1 pod client "$TCP" dial "$address" 80
+		is "$output" ENETUNREACH
+	done
+	run -0 pod client "$TCP" dial fd00:77::2 80
+	captured 15001 fd00:77::2:80
+	# Neither: there is no other family to try.
+	settings_change 16 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0
+	run -1 pod client "$TCP" dial 10.77.2.2 80
+	settings=$both settings_write
+	is "$output" EPERM
+	is "$(connects refused no_ztunnel)" 1
+	never_began 4
+}
+
+@test "a family that the pod has no address of: ENETUNREACH, where without onramp it would be" {
+	before=$(connects refused unreachable)
+	for address in 10.77.2.2 ::ffff:10.77.2.2; do
+		run -1 pod six "$TCP" dial "$address" 80
+		is "$output" ENETUNREACH
+	done
+	never_began 2
+	is "$(connects refused unreachable)" $((before + 2))
 }
 
 @test "a mapped destination is captured, and the client sees it as its peer" {

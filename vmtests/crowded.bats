@@ -70,14 +70,14 @@ proxy_gets_backend() {
 }
 
 load_and() { # COMMAND...
-	reload -e 10.77.1.0/24
+	node_mode -e 10.77.1.0/24
 	"$@"
 }
 
 # Another's program keeps onramp out: one line that names what, and nothing changed.
 refused_by() { # NAMED
 	before=$("$BPFTOOL" -j cgroup tree "$ABOVE")
-	run -1 --separate-stderr reload
+	run -1 --separate-stderr node_mode
 	is "$output" ""
 	is "${#stderr_lines[@]}" 1
 	[[ $stderr == "onramp: connect4: cannot attach to $CG: "*"$1"* ]] ||
@@ -145,7 +145,8 @@ second_proxy_up() {
 }
 
 second_load() {
-	second load -z 10.77.0.10 -c "$ABOVE/second" -n "/run/netns/$RUN-node" -e 10.77.4.0/24
+	second load -z 10.77.0.10 -t "$ABOVE/second/ztunnel" -c "$ABOVE/second" \
+		-n "/run/netns/$RUN-node" -e 10.77.4.0/24
 }
 
 guest_reaches() { # ADDRESS...
@@ -157,10 +158,10 @@ guest_reaches() { # ADDRESS...
 	pod_up ztunnel2 10.77.0.10
 	pod_up guest 10.77.4.2
 	# The first's pod runs a program when exec is attached and settings are to come:
-	# strace waits at the pins from two before exec's to connect4's, or longer.
+	# strace waits at the pins from exec's to connect4's, or longer.
 	links=$WORK/bpf/second/links
 	SLOWLY=(exec strace -qq -o /dev/null -e trace=/^rename
-		-e inject=/^rename:delay_exit=400000:when=9..13)
+		-e inject=/^rename:delay_exit=300000:when=1..13)
 	second_proxy_up
 	second_load 3>&- &
 	retry 600 test -e "$links/sched_process_exec"

@@ -49,7 +49,7 @@ setup() {
 
 # The commands under test: a load, one that upgrades it, and the end.
 loads() {
-	"${INJECT[@]}" "$ONRAMP" load -z "$ZTUNNEL_POD_IP" -p "$PIN" -c "$CG" \
+	"${INJECT[@]}" "$ONRAMP" load -z "$ZTUNNEL_POD_IP" -t "$CG/ztunnel" -p "$PIN" -c "$CG" \
 		-n "/run/netns/$RUN-node" "$@"
 }
 before() { loads -e 10.77.1.0/24; }
@@ -62,7 +62,7 @@ fresh() {
 	if pins | cmp -s - "$WORK/before-pins" && rules | cmp -s - "$WORK/before-rules" &&
 		settings | cmp -s - "$WORK/before-settings"; then return; fi
 	before
-	[[ $(cat "$PIN/rules") != *10.77.4.0* ]] || onramp forget 10.77.4.0/24
+	[[ $(onramp rules) != *10.77.4.0* ]] || onramp forget 10.77.4.0/24
 }
 
 # The command's calls, each by its name and number, as many as wanted. A run of
@@ -93,7 +93,8 @@ with() { # NAME NUMBER WHAT COMMAND
 
 dies() { # NAME NUMBER COMMAND: killed on entry; the kernel does not make the call
 	with "$1" "$2" signal=KILL "$3"
-	[ "$status" = 137 ] || wrong "status $status: $output"
+	# It may end before, for it makes more calls where more programs run (kubelet.c).
+	[ "$status" = 137 ] || [ "$status" = 0 ] || wrong "status $status: $output"
 }
 
 wrong() {
@@ -107,7 +108,7 @@ pins() {
 	[ ! -d "$PIN" ] || find "$PIN" -printf '/%P\n' | sort
 }
 
-# Not by PIN/rules, which may not be there; raw, for the BTF may not be.
+# Not by the loader, which may not have made all; raw, for the BTF may not be there.
 rules() { raw mesh_rules; }
 settings() { raw settings; }
 raw() { # MAP
@@ -115,7 +116,7 @@ raw() { # MAP
 }
 
 links() {
-	printf 'link show pinned %s\n' "$PIN"/links/* "$PIN"/{direct,metrics,pods,rules} |
+	printf 'link show pinned %s\n' "$PIN"/links/* "$PIN"/{metrics,pods} |
 		"$BPFTOOL" -j batch file - | grep -oE '"(id|prog_id|error)":[^,}]*'
 }
 
@@ -125,7 +126,8 @@ state() {
 }
 
 attached() {
-	"$BPFTOOL" -j link list | { grep -o "\"cgroup_id\":$(stat -c %i "$CG")[,}]" || :; } | wc -l
+	"$BPFTOOL" -j link list |
+		{ grep -oE "\"cgroup_id\":($(cgroup_id .)|$(cgroup_id ztunnel))[,}]" || :; } | wc -l
 }
 
 # Whether the client's connection comes out at ztunnel, which knows the way.
@@ -161,7 +163,7 @@ whole() { # STATE: before or after
 	is "$(pins)" "$(cat "$WORK/$1-pins")" || wrong "pins"
 	is "$(rules)" "$(cat "$WORK/$1-rules")" || wrong "rules"
 	is "$(settings)" "$(cat "$WORK/$1-settings")" || wrong "settings"
-	is "$(attached)" "$(grep -cE '/(conn|getp|gets|sock|send|recv)' "$WORK/$1-pins")" ||
+	is "$(attached)" "$(grep -cE '/links/(bind|conn|getp|gets|sock|send|recv)' "$WORK/$1-pins")" ||
 		wrong "links"
 	both_captured
 }
@@ -194,7 +196,7 @@ each_fails() { # BEGINNING COMMAND END
 		for error in "${errors[@]}"; do
 			with "$name" "$number" "error=$error" "$2"
 			if [ "$status" = 0 ]; then
-				is "$output" ""
+				is "$(grep -v '^onramp: warning: ' <<<"$output")" ""
 				$3
 				"$1"
 				state >"$WORK/state"
@@ -249,7 +251,7 @@ dial_on() {
 }
 
 dialled_all() { # and none came out at the server, or without the way to it
-	kill "$(cat "$CG/client/cgroup.procs")"
+	xargs kill <"$CG/client/cgroup.procs"
 	wait || :
 	run grep -v "local=$ZTUNNEL_POD_IP:15001 .*orig4=10.77.2.2:80 " "$WORK/dialled"
 	is "$output" ""

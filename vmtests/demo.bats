@@ -18,7 +18,7 @@ load helpers.bash
 
 @test "the README shows what the demo says" {
 	plain() { sed -E "s/40265[0-9]{5}/NETNS/; s/[[:space:]]+\$//" | sort; } # a hash has no order
-	sed -n '/^Setting up a node/,/^```/p' "$ROOT/README.md" | sed '$d' | plain >"$BATS_FILE_TMPDIR/readme"
+	section README.md onramp | sed -n '/^Setting up a node/,/^```/p' | sed '$d' | plain >"$BATS_FILE_TMPDIR/readme"
 	plain <"$BATS_FILE_TMPDIR/demo" | diff "$BATS_FILE_TMPDIR/readme" -
 }
 

@@ -60,6 +60,8 @@ static inline enum fate fate_of(int fd, const union name *to, char *line, size_t
 		 v4 ? inet_ntoa(to->v4.sin_addr) : "", ntohs(to->v4.sin_port));
 	if (same && strstr(line, orig))
 		return PROXIED;
+	if (same && strstr(line, " on=15053")) /* DNS, which needs no destination */
+		return PROXIED;
 	if (same && (strstr(line, local) || strstr(line, mapped)))
 		return DIRECT;
 	return used > head ? WRONG : FAILED;

@@ -161,15 +161,23 @@ ztunnel_up() {
 	serve ztunnel 0.0.0.0 15001 15006 15053
 }
 
+# Node mode, with nothing but the address; from the node's netns, or another.
 reload() { # OPTION...
-	${ONRAMP_NETNS:+nsenter --net="/run/netns/$RUN-$ONRAMP_NETNS"} \
-		"$ONRAMP" load -z "$ZTUNNEL_POD_IP" -p "$PIN" -c "$CG" \
-		-n "/run/netns/$RUN-node" "$@"
+	load_from "${ONRAMP_NETNS-node}" -z "$ZTUNNEL_POD_IP" "$@"
 }
 
-# From ztunnel's own netns, as its init container does: with sk_lookup.
-reload_there() { # OPTION...
-	ONRAMP_NETNS=ztunnel reload "$@"
+load_from() { # POD|node OPTION...
+	nsenter --net="/run/netns/$RUN-$1" "$ONRAMP" load -p "$PIN" -c "$CG" \
+		-n "/run/netns/$RUN-node" "${@:2}"
+}
+
+# As they are meant to be: ztunnel is known by its cgroup. Counts what escapes.
+node_mode() { # OPTION...
+	reload -a -t "$(pod_cgroup ztunnel)" "$@"
+}
+
+in_pod_mode() { # OPTION...
+	load_from node -a -t "$CG/ztunnel" "$@"
 }
 
 # What a load has written to settings, and that again: done sooner than another load,
@@ -186,6 +194,19 @@ settings_write() {
 	"$BPFTOOL" map update pinned "$PIN/maps/settings" key 0 0 0 0 value $settings
 }
 
+# Writes bytes over those that begin at OFFSET, as a load would.
+settings_change() { # OFFSET BYTE...
+	local byte=$1 all
+	settings_read
+	shift
+	read -ra all <<<"$settings"
+	for value; do
+		all[byte]=$value
+		byte=$((byte + 1))
+	done
+	settings="${all[*]}" settings_write
+}
+
 # A node with ztunnel, an enrolled client and a server that is not.
 client_and_server_up() { # NAME of the node
 	node_up "$1"
@@ -193,7 +214,7 @@ client_and_server_up() { # NAME of the node
 	pod_up client 10.77.1.2
 	pod_up server 10.77.2.2
 	serve server 0.0.0.0 80
-	reload -e 10.77.1.0/24
+	node_mode -e 10.77.1.0/24
 }
 
 onramp() { # COMMAND [CIDR...]
@@ -242,19 +263,6 @@ nothing_escaped() {
 	is "escaped $(metric escaped_total)" "escaped 0"
 }
 
-# WALL connections of the client to 10.77.2.2:80, each in TIME_WAIT after, with a
-# seventh as many ports. 200000: the 28,232 that a pod has. Few have more ports each,
-# for the more numbers of a destination come into use by and by (DIALS_PER_NUMBER).
-WALL=${ONRAMP_TEST_WALL:-20000}
-dial_a_wall() { # CGROUP NETNS of the proxy
-	local ports=$((WALL < 20000 ? WALL / 2 : WALL * 28232 / 200000))
-	launch "$WORK/proxy" run_in "$1" "$2" "$ROOT/build/bench" proxy 15001
-	ip netns exec "$RUN-client" sysctl -qw net.ipv4.tcp_max_tw_buckets=1000000 \
-		net.ipv4.ip_local_port_range="$((61000 - ports)) 60999"
-	run -0 pod client "$ROOT/build/bench" client -W -n "$WALL" -o 10.77.2.2:80 10.77.2.2 80
-	echo "# $WALL connections to one destination, $ports ports: $output" >&3
-}
-
 entries() { # MAP: how many entries it has
 	"$ROOT/build/bpfcall" count "$PIN/maps/$1"
 }
@@ -270,7 +278,7 @@ memory_of_maps() {
 }
 
 memory_of_programs() {
-	for link in "$PIN"/links/* "$PIN"/{direct,pods,rules,metrics}; do
+	for link in "$PIN"/links/* "$PIN"/{pods,metrics}; do
 		"$BPFTOOL" -j link show pinned "$link"
 	done | grep -o '"prog_id":[0-9]*' | cut -d : -f 2 | while read -r id; do
 		"$BPFTOOL" -j prog show id "$id"
@@ -314,6 +322,34 @@ has() { # TEXT...
 	done
 }
 
+# A section of a README: its heading, and all up to the next one of its level or above.
+# In what is fenced # begins no heading.
+section() { # FILE HEADING
+	awk -v heading="$2" '
+		/^```/ { fenced = !fenced }
+		!fenced && /^#+ / {
+			level = index($0, " ")
+			if (on && level <= on) exit
+			if (substr($0, level + 1) == heading) on = level
+		}
+		on
+		END { exit !on }' "$ROOT/$1"
+}
+
 is() { # ACTUAL WANTED
 	[ "$1" = "$2" ] || { printf 'wanted: %s\ngot: %s\n' "$2" "$1" >&2; return 1; }
+}
+
+# A program that dials 10.77.2.2:80 once for each step, and goes on: as COMMAND... runs it.
+steps_begin() { # COMMAND...
+	mkfifo "$WORK/steps"
+	"$@" "$TCP" steps 10.77.2.2 80 <"$WORK/steps" >"$WORK/dialled" 3>&- &
+	exec 9>"$WORK/steps"
+}
+
+step() { # N [WANTED...]: of what it says of the Nth, which is in output then
+	echo >&9
+	retry 100 sh -c "[ \$(wc -l <'$WORK/dialled') -ge $1 ]"
+	output=$(sed -n "$1p" "$WORK/dialled")
+	has "${@:2}"
 }

@@ -12,9 +12,6 @@
  *   hostile squat CGROUP IP IP6
  *                             holds these in a netns and a cgroup of its own
  *   hostile advertise PREFIX  tells all on the link that it is their router
- *   hostile hoard N SOURCES   begins N connections to the server that come to nothing,
- *                             from as many addresses as it likes; 0: from a port that
- *                             it chose; prints how many were refused outright
  *
  * Environment: SELF SELF6 SERVER SERVER6 ZTUNNEL ZTUNNEL6 NODE are addresses,
  * NODE_LOCAL and SERVER_LOCAL link-local ones with %eth0, SERVER_MAC; CGROUP is
@@ -420,6 +417,40 @@ static int becomes_ipv4(void)
 	    disconnect(fds[1]))
 		return -1;
 	return dial(fds[1], &server);
+}
+
+/* ---- the socket's own memory filled: what onramp keeps with it takes of the same ---- */
+
+static int dial_full(int fd, const union name *to)
+{
+	struct tcp_md5sig key = { .tcpm_keylen = 1, .tcpm_key = "x" };
+	union name peer = parse(to->any.sa_family == AF_INET ? "198.18.0.0" : "2001:db8::", "0");
+	uint32_t *last = &peer.v6.sin6_addr.s6_addr32[3], first;
+	int keys = 0;
+
+	if (to->any.sa_family == AF_INET)
+		last = &peer.v4.sin_addr.s_addr;
+	first = ntohl(*last);
+	do {
+		*last = htonl(first + ++keys);
+		memcpy(&key.tcpm_addr, &peer, sizeof(peer));
+	} while (!setsockopt(fd, IPPROTO_TCP, TCP_MD5SIG, &key, sizeof(key)));
+	if (keys == 1)
+		return errno == ENOPROTOOPT ? NONE : -1;
+	return dial(fd, to);
+}
+
+static int full_of_keys(void)
+{
+	return dial_full(tcp(AF_INET), &server);
+}
+
+static int full_of_keys_ipv6_only(void)
+{
+	union name to = at("SERVER6", "80");
+	int fd = tcp(AF_INET6);
+
+	return set(fd, IPPROTO_IPV6, IPV6_V6ONLY, 1) ? -1 : dial_full(fd, &to);
 }
 
 /* ---- other calls that connect ---- */
@@ -1100,6 +1131,8 @@ static const struct attempt {
 	{ "accepted-then-dials", accepted_then_dials },
 	{ "listened-then-dials", listened_then_dials },
 	{ "becomes-ipv4", becomes_ipv4 },
+	{ "full-of-keys", full_of_keys },
+	{ "full-of-keys-ipv6-only", full_of_keys_ipv6_only },
 	{ "fast-open-again", fast_open_again },
 	{ "mptcp-fast-open", mptcp_fast_open },
 	{ "smc", smc },
@@ -1249,25 +1282,6 @@ static bool is_wanted(const char *name, char **names)
 	return !any;
 }
 
-static int hoard(int connections, int sources)
-{
-	int refused = 0;
-
-	for (int i = 0; i < connections; i++) {
-		union name source = parse(sources ? "198.18.0.1" : "0.0.0.0", "0");
-		int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
-
-		if (sources)
-			source.v4.sin_addr.s_addr += htonl(i % sources);
-		if (set(fd, IPPROTO_IP, IP_FREEBIND, 1) || bind(fd, &source.any, sizeof(source.v4)))
-			return failed();
-		refused += connect(fd, &server.any, sizeof(server.v4)) && errno == EPERM;
-		close(fd);
-	}
-	printf("%d\n", refused);
-	return 0;
-}
-
 int main(int argc, char **argv)
 {
 	const char *what = argc > 2 ? argv[1] : "";
@@ -1280,8 +1294,6 @@ int main(int argc, char **argv)
 		return advertise(argv[2]) ? failed() : 0;
 	if (!strcmp(what, "storm"))
 		return storm("/proc/self/exe", argv[2]);
-	if (!strcmp(what, "hoard") && argc == 4)
-		return hoard(atoi(argv[2]), atoi(argv[3]));
 	ip_refused = mmap(NULL, 1, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (!strcmp(what, "squat") && argc == 5)
 		return squat(argv[2], argv[3], argv[4]);

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 # A hybrid node: the runtime's cgroups are in a v1 hierarchy, and in cgroup2
 # every process is in one and the same cgroup, its root. So no cgroup tells one
-# pod from another, and each verdict must come from the socket's netns.
+# pod from another, nor ztunnel, and each verdict must come from the socket's netns.
 
 load helpers.bash
 
@@ -20,8 +20,7 @@ setup_file() {
 	hybrid_pod_up other 10.77.3.2
 	background ztunnel 0.0.0.0 15001 15006
 	background server 0.0.0.0 80
-	"$ONRAMP" load -z "$ZTUNNEL_POD_IP" -p "$PIN" -c "$CG_ROOT" \
-		-n "/run/netns/$RUN-node" -e 10.77.1.0/24
+	load_from ztunnel -a -z "$ZTUNNEL_POD_IP" -c "$CG_ROOT" -e 10.77.1.0/24
 }
 
 teardown_file() {
@@ -60,6 +59,8 @@ background() { # POD ADDRESS PORT...
 		has "local=10.77.2.2:80 " "from=10.77.3.2:"
 		run -0 hybrid ztunnel "$TCP" dial 10.77.2.2 80
 		has "local=10.77.2.2:80 "
+		run -1 hybrid ztunnel "$TCP" dial "$ZTUNNEL_POD_IP" 15001
+		is "$output" EPERM
 		run -0 hybrid node "$TCP" dial 10.77.2.2 80
 		has "local=10.77.2.2:80 "
 	done

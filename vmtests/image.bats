@@ -7,9 +7,12 @@
 load helpers.bash
 
 ARCHIVE=$ROOT/build/onramp.oci.tar
+NODE=$ROOT/build/onramp-node.oci.tar
 
 setup_file() {
-	[ -s "$ARCHIVE" ] || { echo "no image: make image" >&2; return 1; }
+	for archive in "$ARCHIVE" "$NODE"; do
+		[ -s "$archive" ] || { echo "no image: make image" >&2; return 1; }
+	done
 }
 
 @test "skopeo finds the loader's image for both architectures" {
@@ -44,11 +47,74 @@ loader_for() { # ARCHITECTURE
 	cmp "$OBJECT" "$ROOT/build/arm64/onramp.bpf.o"
 }
 
-@test "built again, in another directory, it is the same archive" {
+@test "built again, in another directory, each is the same archive" {
 	local other=$BATS_TEST_TMPDIR/elsewhere/onramp
-	mkdir -p "$other"
+	mkdir -p "$other/build"
 	cp -r "$ROOT"/{bpf,loader,scripts,vmtests,Makefile} "$other"
-	ONRAMP_LIBS=$ROOT/build TZ=Asia/Tokyo run -0 make -C "$other" image
-	run -0 sha256sum "$ARCHIVE" "$other/build/onramp.oci.tar"
-	is "$(cut -d ' ' -f 1 <<<"$output" | uniq | wc -l)" 1
+	cp "$ROOT/build/node-base.tar" "$other/build" # Debian's part takes a minute
+	# Where there is no git it cannot be known which version this is.
+	VERSION=$(cat "$ROOT/build/version") ONRAMP_LIBS=$ROOT/build TZ=Asia/Tokyo \
+		run -0 make -C "$other" image
+	cmp "$ARCHIVE" "$other/build/onramp.oci.tar"
+	cmp "$NODE" "$other/build/onramp-node.oci.tar"
+}
+
+# What a container of the node's image would see, in $BATS_FILE_TMPDIR/node/rootfs.
+node_unpacked() {
+	local dir=$BATS_FILE_TMPDIR/node
+	[ ! -e "$dir/rootfs" ] || return 0
+	mkdir -p "$dir"
+	skopeo copy --quiet "oci-archive:$NODE" "oci:$dir/layout:x"
+	umoci raw unpack --image "$dir/layout:x" "$dir/rootfs" >/dev/null
+	mkdir -p "$dir/rootfs/dev" # which a runtime fills
+	: >"$dir/rootfs/dev/null"
+}
+
+inside() { # COMMAND...: with nothing of this machine
+	chroot "$BATS_FILE_TMPDIR/node/rootfs" env -i \
+		PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$@"
+}
+
+@test "the node's image: this machine's kind, small enough" {
+	run -0 skopeo inspect --config "oci-archive:$NODE"
+	is "$(jq -c '[.architecture, .config.Entrypoint]' <<<"$output")" \
+		"[\"$(dpkg --print-architecture)\",null]"
+	[ "$(stat -c %s "$NODE")" -lt 100000000 ]
+}
+
+@test "the node's image: each program of ours is there, and starts" {
+	node_unpacked
+	cmp "$BATS_FILE_TMPDIR/node/rootfs/usr/local/bin/onramp" "$ONRAMP"
+	for program in "$ROOT"/scripts/{onramp-*,enroll-by-label}; do
+		[[ $program != *.in ]] || continue
+		cmp "$program" "$BATS_FILE_TMPDIR/node/rootfs/usr/local/bin/${program##*/}"
+	done
+	run -0 inside onramp --version
+	run -0 inside onramp-zds --version # with all its libraries
+	is "$output" "onramp-zds $(cat "$ROOT/build/version")"
+}
+
+@test "the node's image: what the scripts call is there" {
+	node_unpacked
+	run -0 inside sh -c 'for tool; do command -v $tool >/dev/null || echo "no $tool"; done' sh \
+		bash curl jq ip ss iptables-legacy iptables-nft nft bpftool nsenter pgrep find timeout
+	is "$output" ""
+	is "$(inside jq -nc '{ a: 1 }')" '{"a":1}'
+	run -0 inside curl --version
+	has https
+	[ -s "$BATS_FILE_TMPDIR/node/rootfs/etc/ssl/certs/ca-certificates.crt" ]
+}
+
+@test "the node's image: where onramp-zds is to look, only root may write" {
+	node_unpacked
+	for dir in / /var /var/lib /usr/local/bin; do
+		is "$dir $(stat -c '%U %a' "$BATS_FILE_TMPDIR/node/rootfs$dir")" "$dir root 755"
+	done
+}
+
+@test "the Dockerfile of the node's image has the same packages" {
+	packages() { grep -oE '[a-z0-9-]+' | sed 's/t64$//' | sort; }
+	is "$(sed -n '/--no-install-recommends/,/&&/p' "$ROOT/scripts/kubernetes/Dockerfile.node" |
+		sed 's/.*recommends//; s/&&.*//' | packages)" \
+		"$(sed -n '/^PACKAGES=/,/)$/p' "$ROOT/scripts/node-base" | sed 's/^PACKAGES=//' | packages)"
 }

@@ -1,7 +1,9 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-# In-pod mode: ztunnel, in its own cgroup, listens inside the pods' netns; such
-# a listener is what enrols a pod.
+# In-pod mode, outbound: ztunnel, in its own cgroup, listens inside the netns of pods
+# that rules enrol, and finds each destination by a number in the address that it was
+# reached at, or by the client's socket. (DNS: sendmsg4.bats; every kind of socket:
+# sockets.bats; what a hostile pod tries: hostile.bats.)
 
 load helpers.bash
 
@@ -11,10 +13,33 @@ setup_file() {
 	pod_up server 10.77.2.2
 	pod_up client 10.77.1.2
 	pod_up other 10.77.1.3
-	dual_stack client:1 server:2 other:3
+	pod_up outsider 10.77.3.2 # not enrolled
+	dual_stack client:1 server:2 outsider:9
 	serve server :: 80 81 53
-	"$ONRAMP" load -z 127.0.0.1 -z ::1 -p "$PIN" -c "$CG" -n "/run/netns/$RUN-node" \
-		-t "$CG/ztunnel"
+	in_pod_mode -e 10.77.1.0/24
+	listen_in client
+	# Ends of connections that the tools do not have.
+	cat >"$WORK/ends.py" <<-'END'
+		import ctypes, os, socket, sys
+		libc = ctypes.CDLL(None)
+		def dial(to, kind="", local=None):
+		    s = socket.socket(socket.AF_INET6 if ":" in to[0] else socket.AF_INET)
+		    s.settimeout(10)
+		    if kind == "ipv6-only":
+		        s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+		    if kind == "bound":
+		        s.bind((os.environ["OWN"], 0))
+		    if local:
+		        s.setsockopt(socket.IPPROTO_IP, 24, 1) # IP_BIND_ADDRESS_NO_PORT
+		        s.bind(local)
+		    s.connect(to)
+		    return s
+		def name(peer):
+		    return ("[%s]:%d" if ":" in peer[0] else "%s:%d") % peer[:2]
+		def told(s): # as tcp says it
+		    print("dialled=%s from=%s %s" % (name(s.getpeername()), name(s.getsockname()),
+		        s.recv(512).decode().strip()), flush=True)
+	END
 	connects_from_now
 }
 
@@ -27,179 +52,126 @@ teardown_file() {
 }
 
 # ztunnel listens in the pod's netns, or no more.
-listen_in() { # POD ADDRESS PORT...
+listen_in() { # POD [tcp's COMMAND]
 	mkdir -p "$CG/ztunnel/$1"
-	launch "$WORK/ztunnel-in-$1" run_in "ztunnel/$1" "$1" "$TCP" share "${@:2}"
+	launch "$WORK/ztunnel-in-$1" run_in "ztunnel/$1" "$1" "$TCP" "${2-share}" :: 15001
 }
 leave() { # POD
 	cgroup_end "$CG/ztunnel/$1"
 }
 
-captured() { # ORIGINAL
-	[[ $output =~ \ local=\[::ffff:127\.[0-9.]+\]:15001\  ]] || { echo "got: $output"; return 1; }
-	has " orig4=$1 " "dialled=$1 "
+python() { # POD SCRIPT, which begins with ends.py
+	pod "$1" env PYTHONDONTWRITEBYTECODE=1 OWN="${OWN-}" \
+		python3 -ISc "import sys; sys.path.append('$WORK'); from ends import *
+$2"
 }
 
-@test "no listener: not enrolled, whatever mesh_rules say" {
-	onramp enroll 10.77.1.0/24
-	run -0 pod client "$TCP" dial 10.77.2.2 80
-	onramp forget 10.77.1.0/24
-	has "dialled=10.77.2.2:80 " " local=[::ffff:10.77.2.2]:80 "
+# The proxy was reached by a number, and all names are as they are without onramp.
+captured() { # ORIGINAL [FAMILY-OF-THE-POD'S-ADDRESS]
+	local own=10.77.1.2 original=orig4 port output=${output//::ffff:/}
+	[[ $1 != \[* ]] || { own=fd00:77::1 original=orig6; }
+	output=${output//[\[\]]/}
+	[[ $output =~ \ local=127\.(12[89]|1[3-9].|2..)\.[0-9.]+:15001\  ]] ||
+		{ echo "no number: $output" >&2; return 1; }
+	port=${output#* peer="$own":}
+	has "dialled=${1//[\[\]]/} from=$own:${port%% *} " " $original=${1//[\[\]]/} "
 }
 
-@test "a listener that comes and goes changes the very next connect() of a running process" {
-	mkfifo "$WORK/steps"
-	pod client "$TCP" steps 10.77.2.2 80 <"$WORK/steps" >"$WORK/dialled" 3>&- &
-	exec 9>"$WORK/steps"
-	step() { # N
-		echo >&9
-		retry 100 sh -c "[ \$(wc -l <'$WORK/dialled') -ge $1 ]"
-		output=$(sed -n "$1p" "$WORK/dialled")
-	}
-	step 1
-	has " local=[::ffff:10.77.2.2]:80 "
-	listen_in client :: 15001 15053
-	step 2
-	captured 10.77.2.2:80
-	leave client
-	step 3
-	has " local=[::ffff:10.77.2.2]:80 "
-	listen_in client :: 15001 15053
-	step 4
-	captured 10.77.2.2:80
-	exec 9>&-
+direct() { # DESTINATION
+	has "dialled=$1 " " local=[::ffff:${1%:*}]:${1##*:} "
 }
 
-@test "the proxy sees the pod's address and port, the client whom it dialled" {
-	run -0 pod client "$TCP" dial 10.77.2.2 80
-	captured 10.77.2.2:80
-	from=${output##*from=}
-	from=${from%% *}
-	has "from=10.77.1.2:" " peer=[::ffff:10.77.1.2]:${from##*:} "
-}
-
-@test "a program that has bound an address keeps it" {
-	ip -n "$RUN-client" addr add 10.77.9.9/16 dev eth0
-	for family in "AF_INET, ('10.77.9.9', 0), ('10.77.2.2', 80)" \
-		"AF_INET6, ('::ffff:10.77.9.9', 0), ('::ffff:10.77.2.2', 80)"; do
-		run -0 pod client python3 -c "
-import socket
-def dial(family, local, to):
-    s = socket.socket(family)
-    s.setsockopt(socket.IPPROTO_IP, 24, 1) # IP_BIND_ADDRESS_NO_PORT
-    s.bind(local)
-    s.connect(to)
-    print('dialled=%s:%d' % s.getpeername()[:2], s.recv(512).decode(), end=' ')
-from socket import AF_INET, AF_INET6
-dial($family)"
-		has " peer=[::ffff:10.77.9.9]:" " orig4=10.77.2.2:80 "
-	done
-	ip -n "$RUN-client" addr del 10.77.9.9/16 dev eth0
-}
-
-@test "connections are spread over 127/8, also those to one destination" {
-	run -0 pod client "$TCP" dial 10.77.2.2 80 20
-	[ "$(grep -o ' local=[^ ]*' <<<"$output" | sort -u | wc -l)" -gt 9 ] # of 128
-	is "$(grep -c ' local=\[::ffff:127\.[12].* orig4=10.77.2.2:80 ' <<<"$output")" 20
-}
-
-@test "$WALL connections, each in TIME_WAIT after, to one destination" {
-	leave client
-	mkdir "$CG/ztunnel/client"
-	dial_a_wall ztunnel/client client
-	ip netns exec "$RUN-client" sysctl -qw net.ipv4.ip_local_port_range="32768 60999"
-	leave client
-	listen_in client :: 15001 15053
-}
-
-@test "where ztunnel listens on one address alone, a pod has as many connections as ports" {
-	ip netns exec "$RUN-other" sysctl -qw net.ipv4.ip_local_port_range="40000 40049"
-	listen_in other 127.0.0.1 15001
-	run -0 pod other "$TCP" flood 300 10.77.2.2 80 </dev/null
-	never_began 250
-	leave other
-	is "$output" "50 begun"
-	ip netns exec "$RUN-other" sysctl -qw net.ipv4.ip_local_port_range="32768 60999"
-}
-
-@test "a number is one pod's: dialled by another, it stands for nothing" {
-	run -0 pod client "$TCP" dial 10.77.2.2 80
-	local number=${output#* local=\[::ffff:}
+number() { # the output's
+	number=${output#* local=\[::ffff:}
 	number=${number%%\]*}
-	listen_in other :: 15001
-	run -0 pod client "$TCP" dial "$number" 15001
-	has "dialled=10.77.2.2:80 " " orig4=10.77.2.2:80 "
-	run -0 pod other "$TCP" dial "$number" 15001
-	has "dialled=$number:15001 " " orig4=E" # the kernel's own: ENOENT or ENOPROTOOPT
-	leave other
 }
 
-@test "no number is left: handed over instead; those that have one keep it" {
-	run -0 pod client "$TCP" dial 10.77.2.2 80
-	"$ROOT/build/bpfcall" fill "$PIN/maps/destinations" 0 >"$WORK/filled"
+set_of() { # NUMBER: in which set it is
+	local byte
+	IFS=. read -ra byte <<<"$1"
+	echo $(((byte[2] << 8 | byte[3]) >> 3 & 511))
+}
+
+@test "a rule enrols a pod, at the next connect() of a running process; a listener nobody" {
+	listen_in outsider
+	steps_begin pod outsider
+	step 1
+	direct 10.77.2.2:80
+	onramp enroll 10.77.3.2
+	step 2
+	has " local=[::ffff:127." " orig4=10.77.2.2:80 " "from=10.77.3.2:"
+	onramp exclude fd00:77::9
+	step 3
+	direct 10.77.2.2:80
+	onramp forget 10.77.3.2 fd00:77::9
+	exec 9>&-
+	leave outsider
+}
+
+@test "each destination has a number, and all names are as without onramp: both families" {
 	run -0 pod client "$TCP" dial 10.77.2.2 80
 	captured 10.77.2.2:80
-	is "$(metric 'map_full_total{map="destinations"}')" 0
-	run -0 pod client "$TCP" dial 10.77.2.2 81 3
-	is "$(grep -cE ' local=\[::ffff:127\.(6[4-9]|[7-9].|1[0-2].)\..* orig4=10.77.2.2:81 ' <<<"$output")" 3
-	is "$(grep -c '^dialled=10.77.2.2:81 ' <<<"$output")" 3
-	is "$(metric 'map_full_total{map="destinations"}')" 3
-	"$ROOT/build/bpfcall" drain "$PIN/maps/destinations"
-}
-
-@test "a pod whose connections come to nothing keeps only so many numbers" {
-	n=${ONRAMP_TEST_VM:+9000}
-	"$ROOT/build/bpfcall" fill "$PIN/maps/destinations" 0
-	SERVER=10.77.2.9 pod client "$ROOT/build/hostile" hoard "${n:=40000}" 1
-	never_began "$n"
-	[ "$(entries handovers)" -le 8192 ]
-	listen_in other :: 15001
-	run -0 pod other "$TCP" dial 10.77.2.9 99 20
-	is "$(grep -c " local=\[::ffff:127.*orig4=10.77.2.9:99 " <<<"$output")" 20
-	leave other
-	"$ROOT/build/bpfcall" drain "$PIN/maps/destinations"
-}
-
-@test "no room in ztunnel_listeners: a new listener is found all the same; it is counted" {
-	full='map_full_total{map="ztunnel_listeners"}'
-	"$ROOT/build/bpfcall" fill "$PIN/maps/ztunnel_listeners" 0 >"$WORK/filled"
-	is "$(metric "$full")" 0
-	listen_in other :: 15001
-	is "$(metric "$full")" 1
-	"$ROOT/build/bpfcall" drain "$PIN/maps/ztunnel_listeners" # nor when there is room
-	run -0 pod other "$TCP" dial 10.77.2.2 80
-	captured 10.77.2.2:80
-	# One that is counted, and takes IPv4 alone: what the first never added stays.
-	mkdir "$CG/ztunnel/second"
-	launch "$WORK/second" run_in ztunnel/second other "$TCP" share 0.0.0.0 15001
-	leave other
-	cgroup_end "$CG/ztunnel/second"
-	is "$(entries ztunnel_listeners)" 1 # client's
-	run -0 pod other "$TCP" dial 10.77.2.2 80
-	has " local=[::ffff:10.77.2.2]:80 "
-}
-
-@test "a listener on 127.0.0.1 alone is found as well" {
-	listen_in other 127.0.0.1 15001
-	run -0 pod other "$TCP" dial 10.77.2.2 80
-	has " local=127.0.0.1:15001 " "orig4=10.77.2.2:80 " "dialled=10.77.2.2:80 "
-	# It has none for IPv6: refused, not let through.
-	run -1 pod other "$TCP" dial fd00:77::2 80
-	is "$output" EPERM
-	never_began 1
-	leave other
-}
-
-@test "IPv6 goes to ::1, and the proxy sees the pod's address" {
-	run -0 pod client "$TCP" dial fd00:77::2 80
-	has "local=[::1]:15001 " "orig6=[fd00:77::2]:80" "dialled=[fd00:77::2]:80 " \
-		"from=[fd00:77::1]:" " peer=[fd00:77::1]:"
-}
-
-@test "IPv4-mapped goes the way of IPv4" {
+	has " orig6=E"
+	number
+	first=$number
+	run -0 pod client "$TCP" dial 10.77.2.2 81
+	captured 10.77.2.2:81
+	number
+	[ "$number" != "$first" ]
+	run -0 pod client "$TCP" dial 10.77.2.2 80
+	number
+	is "$number" "$first"
 	run -0 pod client "$TCP" dial ::ffff:10.77.2.2 80
-	[[ $output =~ \ local=\[::ffff:127\.[0-9.]+\]:15001\  ]]
-	has " orig4=10.77.2.2:80 " "dialled=[::ffff:10.77.2.2]:80 " " peer=[::ffff:10.77.1.2]:"
+	captured 10.77.2.2:80
+	has "dialled=[::ffff:10.77.2.2]:80 from=[::ffff:10.77.1.2]:"
+	number
+	is "$number" "$first"
+	run -0 pod client "$TCP" dial fd00:77::2 80
+	captured "[fd00:77::2]:80"
+	has "local=[::ffff:127." " orig4=E"
+}
+
+@test "IPv6 alone: by the client's socket, to ::1 or to the pod's own address" {
+	run -0 pod client "$ROOT/build/sockets" ipv6-only fd00:77::2 80
+	has "dialled=[fd00:77::2]:80 from=[fd00:77::1]:" " local=[::1]:15001 peer=[fd00:77::1]:" \
+		" orig4=E" " orig6=[fd00:77::2]:80 "
+	run -0 pod client "$ROOT/build/sockets" bound-address fd00:77::2 80
+	has "dialled=[fd00:77::2]:80 from=[fd00:77::1]:" " local=[fd00:77::1]:15001 peer=[fd00:77::1]:" \
+		" orig4=E" " orig6=[fd00:77::2]:80 "
+}
+
+@test "a socket bound to a device; one bound to another address of the pod's keeps that" {
+	for address in 10.77.2.2 fd00:77::2; do
+		run -0 pod client "$ROOT/build/sockets" by-device "$address" 80
+		[ "$address" = 10.77.2.2 ] || address=[$address]
+		captured "$address:80"
+	done
+	ip -n "$RUN-client" addr add 10.77.9.9/16 dev eth0
+	run -0 python client 'told(dial(("10.77.2.2", 80), local=("10.77.9.9", 0)))
+told(dial(("::ffff:10.77.2.2", 80), local=("::ffff:10.77.9.9", 0)))'
+	ip -n "$RUN-client" addr del 10.77.9.9/16 dev eth0
+	for output in "${lines[@]//::ffff:/}"; do
+		output=${output//[\[\]]/}
+		has "dialled=10.77.2.2:80 from=10.77.9.9:" " peer=10.77.9.9:" " orig4=10.77.2.2:80 "
+	done
+	is "${#lines[@]}" 2
+}
+
+@test "nobody listens: refused, both families; nothing goes around ztunnel" {
+	for address in 10.77.2.2 ::ffff:10.77.2.2 fd00:77::2; do
+		[ "$address" != fd00:77::2 ] || ip -n "$RUN-other" addr add fd00:77::3/64 dev eth0 nodad
+		run -1 pod other "$TCP" dial "$address" 80
+		is "$output" ECONNREFUSED
+	done
+	ip -n "$RUN-other" addr del fd00:77::3/64 dev eth0
+}
+
+@test "a family that the pod has no address of: ENETUNREACH, as without onramp" {
+	before=$(connects refused unreachable)
+	run -1 pod other "$TCP" dial fd00:77::2 80
+	never_began 1
+	is "$output" ENETUNREACH
+	is "$(connects refused unreachable)" $((before + 1))
 }
 
 @test "loopback, own addresses and bypasses are left alone" {
@@ -210,119 +182,344 @@ dial($family)"
 	"$BPFTOOL" map update pinned "$PIN/maps/bypass_rules" \
 		key 128 0 0 0 $(bytes_of 10.77.2.2) value 3 0 0 0
 	run -0 pod client "$TCP" dial 10.77.2.2 80
+	direct 10.77.2.2:80
+	# One socket, first to ztunnel, then past it.
+	run -0 pod client "$TCP" again 10.9.9.9 80 10.77.2.2 80
+	has connected
+	direct 10.77.2.2:80
+	has "from=10.77.1.2:"
 	"$BPFTOOL" map delete pinned "$PIN/maps/bypass_rules" key 128 0 0 0 $(bytes_of 10.77.2.2)
-	has " local=[::ffff:10.77.2.2]:80 "
 }
 
-@test "mesh_rules can take a pod away" {
-	onramp exclude 10.77.1.2
-	run -0 pod client "$TCP" dial 10.77.2.2 80
-	onramp forget 10.77.1.2
-	has " local=[::ffff:10.77.2.2]:80 "
-	run -0 pod client "$TCP" dial 10.77.2.2 80
-	captured 10.77.2.2:80
+@test "one socket, dialled again: the second destination counts, by a number and by the socket" {
+	run -0 pod client "$TCP" again 10.77.2.2 80 10.77.2.2 81
+	has connected
+	captured 10.77.2.2:81
+	run -0 python client '
+s = dial(("fd00:77::2", 80), "ipv6-only")
+told(s)
+libc.connect(s.fileno(), b"\0" * 16, 16) # AF_UNSPEC
+s.connect(("fd00:77::2", 81))
+told(s)'
+	has "dialled=[fd00:77::2]:80 " " orig6=[fd00:77::2]:80 "
+	has "dialled=[fd00:77::2]:81 from=[fd00:77::1]:" " orig6=[fd00:77::2]:81 "
 }
 
-@test "a listener that is not ztunnel's enrols nobody" {
-	mkdir "$CG/other/own"
-	launch "$WORK/own" run_in other/own other "$TCP" serve :: 15001
-	run -0 run_in other/own other "$TCP" dial 10.77.2.2 80
-	cgroup_end "$CG/other/own"
-	has " local=[::ffff:10.77.2.2]:80 "
-}
-
-@test "a listener of the pod's beside ztunnel's hides nothing" {
-	for i in 1 2 3; do
-		launch "$WORK/beside$i" run_in client client "$TCP" share :: 15001
+@test "a number is its own pod's: dialled by others it stands for nothing" {
+	listen_in other
+	listen_in outsider
+	run -0 pod client "$TCP" dial 10.77.2.2 99 # which nobody else does
+	number
+	lost=$(metric 'handovers_total{result="lost"}')
+	for pod in other outsider; do
+		run -0 pod "$pod" "$TCP" dial "$number" 15001
+		has "dialled=$number:15001 " " orig4=E" " orig6=E"
 	done
-	# It may rob itself, but nothing gets out.
-	for i in {1..9}; do
-		run -0 pod client "$TCP" dial 10.77.2.2 80
-		[[ $output == *" local=[::ffff:127."* ]] || break
+	is "$(metric 'handovers_total{result="lost"}')" $((lost + 4))
+	# Its own pod gets no further by it than by the destination itself, and by one that
+	# was never given, or by none, nowhere.
+	run -0 pod client "$TCP" dial "$number" 15001
+	has " orig4=10.77.2.2:99 "
+	for forged in 127.128.0.0 127.128.0.1 127.255.255.254 127.0.0.1; do
+		run -0 pod client "$TCP" dial "$forged" 15001
+		has " orig4=E" " orig6=E"
 	done
-	cgroup_end "$CG/client"
-	mkdir "$CG/client"
-	has " local=[::ffff:127."
+	# Nor for ztunnel, who would believe the address that it was reached at.
+	refused=$(connects refused itself)
+	for own in "$number" 127.0.0.1 0.0.0.0 10.77.1.2 ::1 :: fd00:77::1 ::ffff:10.77.1.2; do
+		run -1 run_in ztunnel/client client "$TCP" dial "$own" 15001
+		is "$output" EPERM
+	done
+	never_began 8
+	is "$(connects refused itself)" $((refused + 8))
+	leave other
+	leave outsider
 }
 
-@test "a listener that is older than the load" {
-	onramp unload
-	"$ONRAMP" load -z 127.0.0.1 -z ::1 -p "$PIN" -c "$CG" -n "/run/netns/$RUN-node" \
-		-t "$CG/ztunnel"
-	connects_from_now
-	is "$(entries ztunnel_listeners)" 0
-	run -0 pod client "$TCP" dial 10.77.2.2 80
-	captured 10.77.2.2:80
-	run -0 pod client "$TCP" dial fd00:77::2 80
-	has "local=[::1]:15001 "
-	run -0 pod server "$TCP" dial 10.77.1.2 15001
-	has " local=[::ffff:10.77.1.2]:15001 "
-	# Where ztunnel is not at 127.0.0.1: refused, for it listens here.
-	settings_read
-	both=$settings
-	read -ra byte <<<"$settings"
-	settings="$(printf '0 %.0s' {1..16}) ${byte[*]:16}" settings_write
-	run -1 pod client "$TCP" dial 10.77.2.2 80
-	is "$output" EPERM
-	never_began 1
-	settings=$both settings_write
+stopped() { # STOP|CONT: ztunnel in client
+	kill "-$1" "$(cat "$CG/ztunnel/client/cgroup.procs")"
+}
+
+# ... once no socket of a client's is left that has closed.
+goes_on() {
+	retry 40 sh -c "[ -z \"\$(ss -N '$RUN-client' -Htan state fin-wait-1)\" ]"
+	stopped CONT
+}
+
+@test "clients that have sent and closed before the proxy accepts: all arrive" {
 	leave client
-	listen_in client :: 15001 15053
-	is "$(entries ztunnel_listeners)" 1
-}
-
-@test "another ztunnel than that of -t enrols nobody" {
-	mkdir "$CG/new"
-	"$ONRAMP" load -z 127.0.0.1 -z ::1 -p "$PIN" -c "$CG" -n "/run/netns/$RUN-node" -t "$CG/new"
-	run -0 pod client "$TCP" dial 10.77.2.2 80
-	has " local=[::ffff:10.77.2.2]:80 "
-	run -0 run_in ztunnel client "$TCP" dial 10.77.2.2 80
-	has " local=[::ffff:10.77.2.2]:80 "
-	"$ONRAMP" load -z 127.0.0.1 -z ::1 -p "$PIN" -c "$CG" -n "/run/netns/$RUN-node" \
-		-t "$CG/ztunnel"
-	run -0 pod client "$TCP" dial 10.77.2.2 80
-	captured 10.77.2.2:80
-}
-
-@test "what ztunnel opens inside a pod's netns passes" {
-	before=$(connects passed ztunnel)
-	run -0 run_in ztunnel client "$TCP" dial 10.77.2.2 80
-	has " local=[::ffff:10.77.2.2]:80 " " peer=[::ffff:10.77.1.2]:"
-	is "$(connects passed ztunnel)" $((before + 1))
-}
-
-@test "node programs' traffic to pods is left alone" {
-	onramp enroll 10.77.0.0/16
-	pod server true
-	run -0 node "$TCP" dial 10.77.2.2 80
-	onramp forget 10.77.0.0/16
-	has " local=[::ffff:10.77.2.2]:80 "
-}
-
-@test "two pods, the same source port and destination at once: each its own" {
-	local port=40000 to one
-	listen_in other :: 15001
-	for to in 10.9.9.1 10.9.9.2 10.9.9.3 10.77.2.2 10.77.2.2; do
-		pod client "$TCP" from $((port += 1)) 10.77.2.2 80 >"$WORK/one" 3>&- &
-		one=$!
-		pod other "$TCP" from $port $to 80 >"$WORK/two"
-		wait $one
-		output=$(cat "$WORK/one") captured 10.77.2.2:80
-		output=$(cat "$WORK/two") captured $to:80
+	listen_in client web
+	stopped STOP
+	for address in 10.77.2.2 ::ffff:10.77.2.2 fd00:77::2; do
+		pod client "$TCP" early 20 "$address" 80
 	done
+	goes_on
+	retry 200 sh -c "[ \$(grep -c local= '$WORK/ztunnel-in-client') = 60 ]"
+	is "$(grep -c ' peer=\[::ffff:10.77.1.2\]:.* orig4=10.77.2.2:80 ' "$WORK/ztunnel-in-client")" 40
+	is "$(grep -c ' peer=\[fd00:77::1\]:.* orig6=\[fd00:77::2\]:80 ' "$WORK/ztunnel-in-client")" 20
+	# Without a number the socket would have to be there: the proxy gets an error.
+	stopped STOP
+	OWN=fd00:77::1 python client 'for kind in "bound", "ipv6-only":
+    s = dial(("fd00:77::2", 80), kind); s.send(b"x"); s.close()'
+	goes_on
+	retry 200 sh -c "[ \$(grep -c local= '$WORK/ztunnel-in-client') = 62 ]"
+	is "$(tail -n 2 "$WORK/ztunnel-in-client" | grep -c ' orig4=E.* orig6=E')" 2
+	leave client
+	listen_in client
+}
+
+# Destinations of one set of numbers, by the hash in in_pod.h: 10.9.9.9 and these ports.
+ports_of_a_set() { # COUNT
+	python3 -ISc '
+def set_of(port):
+    m, k = 2**64 - 1, 0x9e3779b97f4a7c15
+    ip = int.from_bytes(bytes([0, 0, 255, 255, 10, 9, 9, 9]), "little")
+    h = (ip ^ port << 17) * k & m
+    return ((h ^ h >> 32) * k & m) >> 55
+print(*[p for p in range(1, 65536) if set_of(p) == set_of(7)][:'"$1"'])'
+}
+
+@test "more destinations than a set has numbers, under way at once: looked up instead, counted" {
+	ports=$(ports_of_a_set 20)
+	before=$(metric 'map_full_total{map="numbers"}')
+	stopped STOP
+	launch "$WORK/set" python client "
+all = [dial(('10.9.9.9', port)) for port in map(int, '$ports'.split())]
+print('ready', flush=True)
+for s in all: told(s); s.close()"
+	is "$(metric 'map_full_total{map="numbers"}')" $((before + 12))
+	stopped CONT
+	retry 200 sh -c "[ \$(wc -l <'$WORK/set') = 21 ]"
+	sets=
+	for port in $ports; do
+		output=$(grep "dialled=10.9.9.9:$port " "$WORK/set")
+		captured "10.9.9.9:$port"
+		number
+		[ "$number" = 127.128.0.0 ] || sets+="$(set_of "$number") "
+	done
+	is "$(grep -c 'local=\[::ffff:127.128.0.0\]' "$WORK/set")" 12
+	is "$(tr ' ' '\n' <<<"$sets" | grep . | sort | uniq -c | awk '{ print $1 }')" 8
+}
+
+@test "a number given to another destination is a new one; older connections keep their names" {
+	read -ra ports <<<"$(ports_of_a_set 9)"
+	mkfifo "$WORK/renewed"
+	leave client
+	mkdir "$CG/ztunnel/client"
+	launch "$WORK/holds" run_in ztunnel/client client python3 -ISc '
+import socket
+l = socket.create_server(("::", 15001), family=socket.AF_INET6, dualstack_ipv6=True)
+print("ready", flush=True)
+s = l.accept()[0]
+l.close()
+s.send(b"x")
+s.recv(1)'
+	launch "$WORK/old" python client "
+s = dial(('10.9.9.9', ${ports[0]})); s.recv(1); print('ready', flush=True)
+open('$WORK/renewed').read(); print(*s.getpeername(), *s.getsockname()[:1])"
+	listen_in client
+	run -0 pod client "$TCP" dial 10.9.9.9 "${ports[0]}"
+	number
+	old=$number
+	retry 40 new_numbers
+	[ "$(set_of "$number")" = "$(set_of "$old")" ]
+	# The one before stands for nothing any more: not for who has it now.
+	run -0 pod client "$TCP" dial "$old" 15001
+	has " orig4=E" " orig6=E"
+	echo >"$WORK/renewed"
+	retry 100 grep -q 10.77 "$WORK/old"
+	is "$(tail -n 1 "$WORK/old")" "10.9.9.9 ${ports[0]} 10.77.1.2"
+}
+
+# All but the first destination, until they have all eight numbers of the set.
+new_numbers() {
+	local port mine=
+	for port in "${ports[@]:1}"; do
+		run -0 pod client "$TCP" dial 10.9.9.9 "$port"
+		captured "10.9.9.9:$port"
+		number
+		[ "$number" = 127.128.0.0 ] || mine+="${number##*.} "
+	done
+	[ "$(tr ' ' '\n' <<<"$mine" | grep . | sort -u | wc -l)" = 8 ]
+}
+
+# A proxy that reads until the client has closed, and then closes, or sends on.
+ending_proxy() {
+	leave client
+	mkdir "$CG/ztunnel/client"
+	launch "$WORK/ending" run_in ztunnel/client client python3 -ISc '
+import socket, time
+l = socket.create_server(("::", 15001), family=socket.AF_INET6, dualstack_ipv6=True, backlog=99)
+print("ready", flush=True)
+while True:
+    s = l.accept()[0]
+    what = s.recv(1)
+    s.sendall(what)
+    while s.recv(100): pass
+    time.sleep(0.01)
+    try:
+        for i in range(what == b"t" and 50): s.sendall(b"x"); time.sleep(0.02)
+        print("closed")
+    except OSError: print("told", flush=True)
+    s.close()'
+}
+
+@test "the client closes first: the proxy's socket ends, and is told; every way, both families" {
+	ending_proxy
+	OWN=fd00:77::1 python client '
+for what in b"e", b"t":
+    for to in "10.77.2.2", "fd00:77::2":
+        for kind in [""] if to == "10.77.2.2" else ["", "bound", "ipv6-only"]:
+            for i in range(3 if what == b"e" else 1):
+                s = dial((to, 80), kind); s.send(what); assert s.recv(1) == what; s.close()'
+	retry 100 sh -c "[ \$(grep -c told '$WORK/ending') = 4 ]"
+	retry 40 sh -c "[ -z \"\$(ss -N '$RUN-client' -Htan state last-ack)\" ]"
+	leave client
+	listen_in client
+}
+
+@test "a pod that dials many destinations reaches each of them" {
+	# One of its own, whose ends in TIME_WAIT are nobody else's.
+	pod_up many 10.77.1.4
+	ip -n "$RUN-many" addr add fd00:77::4/64 dev eth0 nodad
+	listen_in many
+	n=${ONRAMP_TEST_VM:+1200}
+	run -0 pod many "$TCP" each "${n:=100000}" 10.9.0.0 80
+	is "$output" "proxied=$n direct=0 wrong=0 failed=0"
+	run -0 pod many "$TCP" each $((n / 6)) fd00:9:: 80
+	is "$output" "proxied=$((n / 6)) direct=0 wrong=0 failed=0"
+	echo "# $(entries numbers) sets of numbers, $(metric 'map_full_total{map="numbers"}') looked up" >&3
+	[ "$(entries numbers)" -le 1024 ]
+	leave many
+	pod_down many
+}
+
+@test "a port is free again a second later, however many connections went there" {
+	leave client
+	mkdir "$CG/ztunnel/client"
+	launch "$WORK/proxy" run_in ztunnel/client client "$ROOT/build/bench" proxy 15001
+	ip netns exec "$RUN-client" sysctl -qw net.ipv4.ip_local_port_range="60000 60999"
+	for pause in 2 0; do
+		run -0 pod client "$ROOT/build/bench" client -W -n 900 -o 10.77.2.2:80 10.77.2.2 80
+		sleep $pause
+	done
+	ip netns exec "$RUN-client" sysctl -qw net.ipv4.ip_local_port_range="32768 60999"
+	leave client
+	listen_in client
+}
+
+@test "one listener on IPv4 alone: what goes to an IPv6 address is refused" {
+	ip -n "$RUN-other" addr add fd00:77::3/64 dev eth0 nodad
+	mkdir -p "$CG/ztunnel/other"
+	launch "$WORK/v4" run_in ztunnel/other other "$TCP" serve 0.0.0.0 15001
+	run -0 pod other "$TCP" dial 10.77.2.2 80
+	has " orig4=10.77.2.2:80 " "dialled=10.77.2.2:80 " " peer=10.77.1.3:"
+	run -0 pod other "$TCP" dial fd00:77::2 80
+	has " orig6=[fd00:77::2]:80 " "dialled=[fd00:77::2]:80 "
+	run -1 pod other "$ROOT/build/sockets" ipv6-only fd00:77::2 80
+	is "$output" ECONNREFUSED
+	leave other
+	ip -n "$RUN-other" addr del fd00:77::3/64 dev eth0
+}
+
+@test "a program that visits the pod, and a netns that is no pod of a cgroup's: without numbers" {
+	listen_in other
+	before=$(metric 'map_full_total{map="numbers"}')
+	pod client true
+	run -0 run_in client other "$TCP" dial 10.77.2.2 80
+	has " local=[::ffff:127.128.0.0]:15001 peer=[::ffff:10.77.1.3]:" " orig4=10.77.2.2:80 " \
+		"dialled=10.77.2.2:80 from=10.77.1.3:"
+	is "$(metric 'map_full_total{map="numbers"}')" "$before"
 	leave other
 }
 
-@test "pods does not claim to know who is in, only who is out" {
-	is "$(mesh_of 10.77.1.2)" "?"
-	onramp exclude 10.77.1.2
-	is "$(mesh_of 10.77.1.2)" out
-	onramp forget 10.77.1.2
+@test "numbers has no room: looked up by the client's socket instead, counted; what has one keeps it" {
+	full='map_full_total{map="numbers"}'
+	run -0 pod client "$TCP" dial 10.77.2.2 80
+	number
+	mine=$number
+	"$ROOT/build/bpfcall" fill "$PIN/maps/numbers" 0
+	pod_up fresh 10.77.1.8
+	listen_in fresh
+	before=$(metric "$full")
+	run -0 pod fresh "$TCP" dial 10.77.2.2 80
+	has "dialled=10.77.2.2:80 from=10.77.1.8:" " local=[::ffff:127.128.0.0]:15001 " \
+		" peer=[::ffff:10.77.1.8]:" " orig4=10.77.2.2:80 "
+	is "$(metric "$full")" $((before + 1))
+	run -0 pod client "$TCP" dial 10.77.2.2 80
+	"$ROOT/build/bpfcall" drain "$PIN/maps/numbers"
+	captured 10.77.2.2:80
+	number
+	is "$number" "$mine"
+	leave fresh
+	pod_down fresh
 }
 
-mesh_of() { awk -v ip="$1" '$NF == ip { print $1 }' "$PIN/pods"; }
+@test "what a pod has of numbers goes with its last cgroup" {
+	before=$(entries numbers)
+	pod_up brief 10.77.1.7
+	listen_in brief
+	mkdir "$CG/brief/app"
+	for port in 1 2 3; do run_in brief/app brief "$TCP" dial 10.77.2.2 $port; done
+	pod brief true
+	is "$(entries numbers)" $((before + 3))
+	leave brief
+	rmdir "$CG/brief/app"
+	is "$(entries numbers)" $((before + 3))
+	pod_down brief
+	is "$(entries numbers)" "$before"
+}
 
-@test "the loader wants ztunnel's cgroup" {
-	run -1 "$ONRAMP" load -z 127.0.0.1 -p "$PIN" -c "$CG"
-	has "127.0.0.1" "-t"
+@test "what ztunnel opens inside a pod's netns passes, and so do node programs" {
+	before=$(connects passed ztunnel)
+	run -0 run_in ztunnel/client client "$TCP" dial 10.77.2.2 80
+	direct 10.77.2.2:80
+	has " peer=[::ffff:10.77.1.2]:"
+	is "$(connects passed ztunnel)" $((before + 1))
+	onramp enroll 10.77.2.2
+	pod server true
+	run -0 node "$TCP" dial 10.77.2.2 80
+	onramp forget 10.77.2.2
+	direct 10.77.2.2:80
+	# A port of ztunnel's elsewhere is anybody's.
+	run -1 run_in ztunnel/client client "$TCP" dial 10.77.2.2 15001
+	is "$output" ECONNREFUSED
+}
+
+@test "ztunnel dials from many pods' netns in turn: no device is read for that" {
+	before=$(metric cache_misses_total)
+	run -0 run_in ztunnel/client client python3 -ISc '
+import ctypes, os, socket, sys
+libc = ctypes.CDLL(None)
+netns = [os.open(path, os.O_RDONLY) for path in sys.argv[1:]]
+for i in range(20):
+    assert not libc.setns(netns[i % 2], 0)
+    socket.create_connection(("10.77.2.2", 80)).close()' "/run/netns/$RUN-client" "/run/netns/$RUN-other"
+	is "$(metric cache_misses_total)" "$before"
+}
+
+@test "ztunnel is who -t names, and stays so; the loader knows it without an address" {
+	mkdir "$CG/next"
+	onramp enroll 10.77.3.2
+	for _ in 1 2; do # as a pod's, which is remembered, and void then
+		run -1 run_in next outsider "$TCP" dial 10.77.2.2 80
+		is "$output" ECONNREFUSED
+	done
+	run -0 --separate-stderr in_pod_mode -t "$CG/next"
+	is "$stderr" ""
+	is "$(entries ztunnels)" 2
+	for cgroup in ztunnel next; do
+		run -0 run_in "$cgroup" outsider "$TCP" dial 10.77.2.2 80
+		direct 10.77.2.2:80
+	done
+	run -1 pod outsider "$TCP" dial 10.77.2.2 80
+	is "$output" ECONNREFUSED
+	onramp forget 10.77.3.2
+	rmdir "$CG/next"
+	is "$(entries ztunnels)" 1
+}
+
+@test "pods says who is in" {
+	pod outsider true
+	is "$(awk '/ 10.77.(1|3).2$/ { print $1, $NF }' "$PIN/pods" | sort | xargs)" "in 10.77.1.2 out 10.77.3.2"
 }

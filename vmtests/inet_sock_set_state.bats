@@ -1,7 +1,7 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-# inet_sock_set_state: escaped_total counts an enrolled pod's connections that had no
-# verdict, and nothing else.
+# inet_sock_set_state, which is loaded with -a: escaped_total counts an enrolled pod's
+# connections that had no verdict, and nothing else.
 
 load helpers.bash
 
@@ -11,7 +11,7 @@ setup_file() {
 	dual_stack client:1 server:2 ztunnel:9
 	serve ztunnel "$ZTUNNEL_POD_IP6" 15001
 	serve server fd00:77::2 80
-	reload -z "$ZTUNNEL_POD_IP6" -b 10.77.2.3
+	node_mode -z "$ZTUNNEL_POD_IP6" -b 10.77.2.3
 }
 
 teardown_file() {
@@ -55,7 +55,7 @@ passes() {
 	rm "$PIN/links/connect6"
 	dials
 	escaped 4
-	reload -z "$ZTUNNEL_POD_IP6" -b 10.77.2.3
+	node_mode -z "$ZTUNNEL_POD_IP6" -b 10.77.2.3
 	dials
 	escaped 4
 }
@@ -63,26 +63,37 @@ passes() {
 @test "a program after ours that takes a redirected connection elsewhere" {
 	"$BPFTOOL" prog loadall "$ROOT/build/other.bpf.o" "$WORK/bpf/other"
 	"$BPFTOOL" cgroup attach "$CG" cgroup_inet4_connect pinned "$WORK/bpf/other/other_connect4" multi
-	# `load` attaches the new one before the old one has gone: for longer, here.
-	"$BPFTOOL" link pin pinned "$PIN/links/inet_sock_set_state" "$WORK/bpf/kept"
 	# For ztunnel an address that the other sends to 10.77.2.2.
-	"$ONRAMP" load -z 10.96.0.10 -p "$PIN" -c "$CG" -n "/run/netns/$RUN-node"
+	settings_read
+	own=$settings
+	settings_change 12 10 96 0 10
 	run -1 pod client "$TCP" dial 10.77.2.2 80
-	rm "$WORK/bpf/kept"
-	escaped 5
+	settings=$own settings_write
 	"$BPFTOOL" cgroup detach "$CG" cgroup_inet4_connect pinned "$WORK/bpf/other/other_connect4"
-	reload -z "$ZTUNNEL_POD_IP6"
+	escaped 5
 }
 
 @test "in-pod mode" {
 	mkdir -p "$CG/ztunnel/in-client"
-	"$ONRAMP" load -z 127.0.0.1 -p "$PIN" -c "$CG" -n "/run/netns/$RUN-node" -t "$CG/ztunnel"
-	launch "$WORK/in-client" run_in ztunnel/in-client client "$TCP" serve 0.0.0.0 15001
-	run -0 pod client "$TCP" dial 10.77.2.2 80
-	run -0 pod stranger "$TCP" dial 10.77.2.2 80
+	in_pod_mode
+	launch "$WORK/in-client" run_in ztunnel/in-client client "$TCP" serve :: 15001
+	dials
+	for kind in bound-address ipv6-only; do
+		run -0 pod client "$ROOT/build/sockets" "$kind" fd00:77::2 80
+		has ":15001 " "orig6=[fd00:77::2]:80"
+	done
+	run -0 run_in ztunnel/in-client client "$TCP" dial 10.77.2.2 80
+	pod stranger "$TCP" dial 10.77.2.2 80
 	escaped 5
 	rm "$PIN/links/connect4"
 	run -0 pod client "$TCP" dial 10.77.2.2 80
-	run -0 pod stranger "$TCP" dial 10.77.2.2 80
+	pod stranger "$TCP" dial 10.77.2.2 80
 	escaped 6
+}
+
+@test "without -a it is not there" {
+	in_pod_mode
+	[ -e "$PIN/links/inet_sock_set_state" ]
+	load_from node -t "$CG/ztunnel"
+	[ ! -e "$PIN/links/inet_sock_set_state" ]
 }

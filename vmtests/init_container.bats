@@ -5,7 +5,7 @@
 export ONRAMP_TEST_RUNTIME=runc
 load helpers.bash
 
-# What README's table names. Before 5.11 locked memory is limited as well.
+# What the table of scripts/README.md names. Before 5.11 locked memory is limited as well.
 CAPABILITIES=(CAP_BPF CAP_PERFMON CAP_NET_ADMIN)
 [ "$(printf '%s\n' 5.11 "$(uname -r)" | sort -V | head -n 1)" = 5.11 ] ||
 	CAPABILITIES+=(CAP_SYS_RESOURCE)

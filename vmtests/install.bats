@@ -25,6 +25,8 @@ setup_file() {
 	done
 	run -0 env -i "$TO/opt/x/sbin/onramp" --help
 	has "usage: onramp load"
+	run -0 env -i "$TO/opt/x/sbin/onramp" --version
+	is "$output" "onramp $(cat "$ROOT/build/version")"
 }
 
 @test "load-with-bpftool finds the object where it was installed" {
@@ -46,7 +48,7 @@ setup_file() {
 @test "the man page has each option and each line of use, no placeholder, no line that is too long" {
 	page=$(MANWIDTH=80 man -P cat -l "$PAGE" | col -b)
 	options=$(sed -nE 's/^  (-[a-zA-Z], --[a-z-]+( [A-Z]+6?)?)  .*/\1/p' "$ROOT/loader/usage.txt")
-	[ "$(wc -l <<<"$options")" -ge 11 ]
+	[ "$(wc -l <<<"$options")" -ge 13 ]
 	while read -r option; do
 		grep -qxF "       $option" <<<"$page"
 	done <<<"$options"

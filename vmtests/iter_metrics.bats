@@ -8,7 +8,7 @@ setup_file() {
 	node_up metrics
 	ztunnel_up
 	pod_up client 10.77.1.2
-	reload -e 10.77.1.0/24
+	node_mode -e 10.77.1.0/24
 }
 
 teardown_file() {

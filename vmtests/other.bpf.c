@@ -2,8 +2,8 @@
 /*
  * The other programs on a crowded cgroup: a socket load balancer as some CNIs
  * have it, which sends a service's address to its one backend, and a sockops
- * program that asks for events of its own. And connect4, which is another onramp's
- * by its name; and one that changes onramp's settings, which is given their map.
+ * program that asks for events of its own. And, by their names, connect4, which is
+ * another onramp's, and the load balancers of Cilium and Calico.
  */
 #include <linux/bpf.h>
 #include <bpf/bpf_endian.h>
@@ -28,27 +28,15 @@ int connect4(struct bpf_sock_addr *ctx)
 	return 1;
 }
 
-/* The size of struct settings, as one number for each four bytes. */
-struct settings {
-	__u32 word[18];
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct settings);
-} settings SEC(".maps"), next_settings SEC(".maps");
-
-/* Between two of onramp's programs, as a load that is about to end. */
 SEC("cgroup/connect4")
-int other_load(struct bpf_sock_addr *ctx)
+int cil_sock4_connect(struct bpf_sock_addr *ctx)
 {
-	__u32 key = 0;
-	struct settings *next = bpf_map_lookup_elem(&next_settings, &key);
+	return 1;
+}
 
-	if (next)
-		bpf_map_update_elem(&settings, &key, next, BPF_ANY);
+SEC("cgroup/connect4")
+int calico_connect_v4(struct bpf_sock_addr *ctx)
+{
 	return 1;
 }
 

@@ -10,7 +10,7 @@ setup_file() {
 	ztunnel_up
 	pod_up server 10.77.2.2
 	serve server 0.0.0.0 80
-	reload -e 10.77.1.0/24
+	node_mode -e 10.77.1.0/24
 	pod_up client 10.77.1.2
 	connects_from_now
 }

@@ -18,6 +18,7 @@
  *   -n FATE    what its own connections should come to: see tcp soak
  *   -p MS      a pause after each pod; and no more once standard input has ended
  *   -s SEED    who ends next
+ *   -u         cgroups are named as a kubelet names a pod's: podUID, the last digits N's
  *   -z CGROUP  also "tcp serve :: 15001" in the pod's netns, in CGROUP/N
  */
 #include "fates.h"
@@ -35,7 +36,10 @@
 #define ETH0 100      /* index: behind all that the kernel itself may put there */
 #define OTHERS 100000 /* the node's ends begin behind this index, and NET further */
 
+#define UID_FORMAT "%s/pod00000000-0000-4000-8000-%012x"
+
 static int node_netns, node_rtnl, net;
+static bool uids;
 static const char *netns_of_node = "/proc/self/ns/net";
 
 static void die(const char *what)
@@ -240,7 +244,7 @@ static struct process start(const char *parent, int n, char **argv)
 	struct process process;
 	int ends[2];
 
-	snprintf(process.cgroup, sizeof(process.cgroup), "%s/%d", parent, n);
+	snprintf(process.cgroup, sizeof(process.cgroup), uids ? UID_FORMAT : "%s/%d", parent, n);
 	need(mkdir(process.cgroup, 0755), process.cgroup);
 	need(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), "socketpair");
 	process.fd = ends[0];
@@ -389,13 +393,15 @@ int main(int argc, char **argv)
 	struct pod *pods;
 	char none;
 
-	while ((option = getopt(argc, argv, "+n:p:s:z:")) > 0) {
+	while ((option = getopt(argc, argv, "+n:p:s:uz:")) > 0) {
 		if (option == 'n')
 			tally.wanted = fate_named(optarg);
 		else if (option == 'p')
 			pause = atoi(optarg);
 		else if (option == 's')
 			srandom(atoi(optarg));
+		else if (option == 'u')
+			uids = true;
 		else if (option == 'z')
 			ztunnel = optarg;
 		else

@@ -1,15 +1,17 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-# The README's commands, as they stand there, on a node of our own.
+# READMEs' commands, as they stand there, on a node of our own; what they name is there.
 
 load helpers.bash
+
+READMES=(README.md scripts/README.md bpf/README.md vmtests/README.md)
 
 setup_file() {
 	node_up readme
 	ztunnel_up
 	pod_up client 10.77.1.2
 	# Every block marked sh, in order. Only where to attach and pin is ours.
-	awk '/^```sh$/ { on = 1; next } /^```$/ { on = 0 } on' "$ROOT/README.md" |
+	(cd "$ROOT" && awk '/^```sh$/ { on = 1; next } /^```$/ { on = 0 } on' "${READMES[@]}") |
 		sed "s#CGROUP BPFFS#$CG $WORK/bpf#; s#/sys/fs/bpf/onramp#$PIN#" >"$WORK/commands"
 	cat >"$WORK/prelude" <<-END
 		set -ex
@@ -40,9 +42,9 @@ teardown_file() {
 # bats test_tags=once
 @test "the commands for when something is wrong work, all of them" {
 	reload -e 10.77.1.0/24
-	section=$(sed -n '/^## When something is wrong/,/^## Beside/p' "$ROOT/README.md")
+	section=$(section scripts/README.md "When something is wrong")
 	grep '^|.*`' <<<"$section" | sed -n 's/.*| `\(.*\)` |$/\1/p' |
-		sed "s#/sys/fs/bpf/onramp#$PIN#; s#/sys/fs/cgroup#$CG#; s#^scripts/[^ ]*#& -p $PIN#" >"$WORK/table"
+		sed "s#/sys/fs/bpf/onramp#$PIN#; s#/sys/fs/cgroup#$CG#; s#^scripts/[^ ]*#& -p $PIN#; s#^scripts/onramp-doctor#& -r $WORK/root#" >"$WORK/table"
 	is "$(wc -l <"$WORK/table")" "$(grep -c '^|' <<<"$section" | awk '{ print $1 - 2 }')"
 	cat "$WORK/prelude" "$WORK/table" >"$WORK/script"
 	run -0 bash "$WORK/script"
@@ -59,8 +61,54 @@ teardown_file() {
 }
 
 # bats test_tags=once
-@test "the make targets that the README names are there" {
-	while read -r target; do
-		grep -q "^$target:" "$ROOT/Makefile"
-	done < <(sed -n 's/^# make \([a-z]*\)$/\1/p' "$ROOT/README.md")
+@test "the make targets and programs that READMEs name are there" {
+	cd "$ROOT"
+	mapfile -t targets < <(grep -ohE '(^[#$] |`)make [a-z0-9 -]+' "${READMES[@]}" |
+		sed 's/.*make //' | tr ' ' '\n' | sort -u)
+	[ ${#targets[@]} -ge 8 ]
+	for target in "${targets[@]}"; do grep -qE "^([a-z ]* )?$target:" Makefile; done
+	while read -r program words; do
+		[ -x "$program" ]
+		[[ "$program $words" == *vmtests/run\ * ]] || continue
+		for suite in ${words##*vmtests/run }; do [ -e "vmtests/$suite.bats" ]; done
+	done < <(sed -n 's/^[#$] \(\(scripts\|vmtests\)\/.*\)/\1/p' "${READMES[@]}")
+}
+
+# bats test_tags=once
+@test "README.md has 250 lines at most, and but for tables no README has wide ones" {
+	cd "$ROOT"
+	[ "$(wc -l <README.md)" -le 250 ]
+	run -0 awk 'length > 80 && !/^\|/ { print FILENAME ": " FNR ": " $0 }' "${READMES[@]}"
+	is "$output" ""
+}
+
+# bats test_tags=once
+@test "files that READMEs name, and places that they point to, are there" {
+	cd "$ROOT"
+	# In backquotes; a word with a slash that is not the system's, a host's or a variable.
+	# Of this folder or from the root on.
+	awk '
+		/^```/ { fenced = !fenced }
+		fenced || /^    / { next }
+		{
+			for (n = split($0, part, "`"); n > 1; n--)
+				if (n % 2 == 0) print FILENAME, part[n]
+		}' "${READMES[@]}" | while read -r readme words; do
+		for word in $words; do
+			[[ $word =~ ^[a-z][a-z0-9_*.-]*/|^[a-z0-9_*.-]+\.(c|h|bats|bash)$ ]] || continue
+			[[ ! $word =~ ^[a-z0-9-]+(\.[a-z0-9-]+)+/ ]] || continue # istio.io/dataplane-mode
+			compgen -G "${readme%README.md}$word" >/dev/null || compgen -G "$word" >/dev/null ||
+				echo "$readme: $word"
+		done
+	done >"$BATS_TEST_TMPDIR/missing"
+	# What is linked, and headings there.
+	grep -oE '\]\([^)]+\)' "${READMES[@]}" | sed -E 's/\]\(|\)//g; s/:/ /' | while read -r readme link; do
+		file=${link%%#*}
+		file=${file:+${readme%README.md}$file}
+		file=${file:-$readme}
+		[[ -e $file ]] || echo "$readme: $link"
+		[[ $link != *'#'* ]] || sed -n 's/^##* //p' "$file" | tr 'A-Z ' 'a-z-' | tr -cd 'a-z0-9_\n-' |
+			grep -qx -- "${link#*#}" || echo "$readme: $link"
+	done >>"$BATS_TEST_TMPDIR/missing"
+	is "$(cat "$BATS_TEST_TMPDIR/missing")" ""
 }

@@ -13,7 +13,7 @@ setup_file() {
 	ztunnel_up
 	pod_up server 10.77.2.2
 	serve server 0.0.0.0 80
-	reload -e 10.77.1.0/24
+	node_mode -e 10.77.1.0/24
 }
 
 teardown_file() {
@@ -60,15 +60,7 @@ cached() { # NAME: the cgroup's entry in cgroup_info_map
 
 @test "rules written by bpftool work at the next connect() of a running process" {
 	pod_up running 10.77.3.2
-	mkfifo "$WORK/steps"
-	pod running "$TCP" steps 10.77.2.2 80 <"$WORK/steps" >"$WORK/dialled" 3>&- &
-	exec 9>"$WORK/steps"
-	step() { # N WANTED
-		echo >&9
-		retry 100 sh -c "[ \$(wc -l <'$WORK/dialled') -ge $1 ]"
-		output=$(sed -n "$1p" "$WORK/dialled")
-		has "$2"
-	}
+	steps_begin pod running
 	step 1 "local=10.77.2.2:80 "
 	"$BPFTOOL" map update pinned "$PIN/maps/mesh_rules" \
 		key 128 0 0 0 $(bytes_of 10.77.3.2) value 1 0 0 0

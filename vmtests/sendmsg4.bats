@@ -54,7 +54,7 @@ teardown_file() {
 }
 
 dns() { # OPTION...
-	reload -z "$ZTUNNEL_POD_IP6" -e 10.77.1.0/24 "$@"
+	node_mode -z "$ZTUNNEL_POD_IP6" -e 10.77.1.0/24 "$@"
 }
 
 resolver() { # CGROUP NETNS PORT ANSWER
@@ -112,13 +112,17 @@ queries() { metric "dns_queries_total{verdict=\"$1\"}"; }
 	is "$(metric 'connects_total{verdict="redirected",reason="dns"}')" 2
 }
 
-@test "a resolver in bypass_rules is asked itself" {
+@test "a resolver in bypass_rules is captured as well, but for its other ports" {
 	dns -d -b 10.77.2.2
 	run -0 ask 0 sendto 10.77.2.2 10.77.2.3
-	is "$output" "10.77.2.2 53 $DIRECT
+	is "$output" "10.77.2.2 53 $CAPTURED
 10.77.2.3 53 $CAPTURED"
 	run -0 pod client dig +short +tries=1 +tcp @10.77.2.2 x.test
-	is "$output" "$DIRECT"
+	is "$output" "$CAPTURED"
+	before=$(connects passed bypass)
+	run -1 pod client "$TCP" dial 10.77.2.2 54
+	is "$output" ECONNREFUSED
+	is "$(connects passed bypass)" $((before + 1))
 	"$BPFTOOL" map delete pinned "$PIN/maps/bypass_rules" key 128 0 0 0 $(bytes_of 10.77.2.2)
 }
 
@@ -157,20 +161,48 @@ queries() { metric "dns_queries_total{verdict=\"$1\"}"; }
 	is "$(connects redirected outbound)" $((before + 1))
 }
 
-@test "in-pod mode" {
-	mkdir "$CG/ztunnel/in-client"
-	resolver ztunnel/in-client client 15053 "$CAPTURED"
+@test "in-pod mode: to ztunnel's in the pod; IPv4-mapped, both families, UDP and TCP" {
+	mkdir "$CG/ztunnel/in-client" "$CG/ztunnel/dns-in-client"
+	resolver ztunnel/dns-in-client client 15053 "$CAPTURED"
 	launch "$WORK/in-pod" run_in ztunnel/in-client client "$TCP" serve :: 15001
-	"$ONRAMP" load -d -z 127.0.0.1 -z ::1 -p "$PIN" -c "$CG" -n "/run/netns/$RUN-node" \
-		-t "$CG/ztunnel"
+	onramp unload
+	in_pod_mode -d -e 10.77.1.0/24
+	connects_from_now
 	run -0 ask 0 sendto 10.77.2.2 10.77.2.3
 	is "$output" "$(printf '10.77.2.%d 53 1.2.3.4\n' 2 3)"
-	run -0 ask 0 connect 10.77.2.2
-	is "$output" "10.77.2.2 53 $CAPTURED"
-	run -0 ask 6 sendto fd00:77::2
+	run -0 ask 0 connect 10.77.2.2 10.77.2.3
+	is "$output" "$(printf '10.77.2.%d 53 1.2.3.4\n' 2 3)"
+	run -0 ask 6 sendto fd00:77::2 ::ffff:10.77.2.2
+	is "$output" "fd00:77::2 53 $CAPTURED
+::ffff:10.77.2.2 53 $CAPTURED"
+	run -0 ask 6 connect fd00:77::2
 	is "$output" "fd00:77::2 53 $CAPTURED"
-	run -0 pod client dig +short +tries=1 +tcp @10.77.2.2 x.test
-	is "$output" "$CAPTURED"
+	for resolver in 10.77.2.2 fd00:77::2; do
+		run -0 pod client dig +short +tries=1 +tcp "@$resolver" x.test
+		is "$output" "$CAPTURED"
+	done
 	run -0 run_in ztunnel/in-client client dig +short +tries=1 @10.77.2.2 x.test
 	is "$output" "$DIRECT"
+}
+
+@test "in-pod mode, where ztunnel's DNS is off: TCP like any other port, UDP left alone and counted" {
+	cgroup_end "$CG/ztunnel/dns-in-client"
+	before=$(queries passed)
+	run -0 ask 0 sendto 10.77.2.2
+	is "$output" "10.77.2.2 53 $DIRECT"
+	run -0 ask 6 connect fd00:77::2
+	is "$output" "fd00:77::2 53 $DIRECT"
+	is "$(queries passed)" $((before + 2))
+	for resolver in 10.77.2.2 fd00:77::2; do
+		run -0 pod client "$TCP" dial "$resolver" 53
+		has " local=[::ffff:127." ":15001 " "=${resolver/#fd*/[fd00:77::2]}:53 "
+	done
+	# None at all: refused, for ztunnel may be on its way back. (UDP cannot be.)
+	cgroup_end "$CG/ztunnel/in-client"
+	run -1 pod client "$TCP" dial 10.77.2.2 53
+	is "$output" ECONNREFUSED
+	before=$(queries redirected)
+	run -0 ask 0 connect 10.77.2.2
+	is "$output" "10.77.2.2 error 111"
+	is "$(queries redirected)" $((before + 1))
 }

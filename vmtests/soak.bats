@@ -5,11 +5,10 @@
 # takes 20 minutes (SOAK_MINUTES), SEED=N repeats a run's events in their order.
 #
 # What may fail: connections and queries of enrolled pods that overlap a time when
-# ztunnel was away. What may be told nothing (but never something wrong), or be
-# refused by connect(): those that overlap a time when handovers was full. What may
-# fail or be told nothing: those that overlap a load without numbers (see numbers.h)
-# where there were some. What may come from the wrong resolver: an answer on its way
-# while DNS capture is switched on or off.
+# ztunnel was away. What may be told nothing (but never something wrong): those that
+# overlap a time when handovers was full. Both, or see where they were sent: those that
+# overlap a load from one mode to the other. What may come from the wrong resolver: an
+# answer on its way while DNS capture is switched on or off.
 
 load helpers.bash
 
@@ -83,7 +82,7 @@ excused() { # WHY FROM: until now
 }
 
 # ztunnel's pods: z8 and z9 in turn, and a listener in each pod that is enrolled.
-ztunnel_begins() { # 8|9
+ztunnel_pod_up() { # 8|9
 	pod_up "z$1" "10.77.0.$1" "ztunnel/z$1"
 	# One MAC for one address, or its neighbours would seek the one before.
 	ip -n "$RUN-z$1" -batch - <<-END
@@ -92,11 +91,11 @@ ztunnel_begins() { # 8|9
 		route add default via fd00:77::ff
 	END
 	zt=$1
-	ztunnel_serves
 }
 
 ztunnel_serves() {
-	launch "$WORK/z$zt" run_in "ztunnel/z$zt" "z$zt" "$TCP" both :: 15001 15006 15053
+	mkdir "$CG/ztunnel/z$zt/app"
+	launch "$WORK/z$zt" run_in "ztunnel/z$zt/app" "z$zt" "$TCP" both :: 15001 15006 15053
 }
 
 ztunnel_ends() { # 8|9
@@ -133,12 +132,20 @@ light_pods() { # in|out NET FATE [OPTION]...
 
 # What is loaded, in one of its ways.
 mode_options() {
-	options=(-z "10.77.0.$zt" -z "fd00:77::$zt")
-	[ "$mode" = node ] || options=(-z 127.0.0.1 -z ::1)
-	roll 2
-	[ "$mode$rolled" = node0 ] || options+=(-t "$CG/ztunnel")
+	# In node mode ztunnel is known by its cgroup or its netns, or by both.
+	netns=node
+	roll 3
+	case $mode$rolled in
+	in-pod*) options=(-t "$CG/ztunnel") ;;
+	node0) options=() netns=z$zt ;;
+	node1) options=(-t "$CG/ztunnel/z$zt") netns=z$zt ;;
+	node2) options=(-t "$CG/ztunnel/z$zt") ;;
+	esac
+	[ "$mode" = in-pod ] || options+=(-z "10.77.0.$zt" -z "fd00:77::$zt")
 	roll 2
 	[ "$rolled" = 0 ] || options+=(-H)
+	roll 2
+	[ "$rolled" = 0 ] || options+=(-a)
 	roll 2
 	where=$CG
 	[ "$rolled" = 0 ] || where=$ABOVE
@@ -149,30 +156,27 @@ mode_options() {
 	roll 2
 	loader=$ONRAMP
 	[ "$rolled" = 0 ] || loader=$ROOT/build/other/onramp
-	roll 2
-	there=() # or in ztunnel's netns, from where node mode has numbers
-	[ "$mode$rolled" != node0 ] || there=(nsenter --net="/run/netns/$RUN-z$zt")
 }
 
-# Without numbers where there were some: until when that cost connections.
-numbers_end() { # FROM
-	[ "$numbers" = no ] || [ ${#there[@]} -gt 0 ] || excused numbers "$1"
-}
-
-# Where numbers begin, sockops leaves the clients: what is half-made then stays.
+# Where sockops leaves the clients, what is half-made then stays.
 note_load() {
-	[ "$numbers" != no ] || [ ${#there[@]} = 0 ] || touch "$WORK/left"
-	echo "$EPOCHREALTIME   ${there[0]+numbers} ${options[*]//"$ABOVE"/.}" >>"$WORK/events"
+	[ "$mode" = "$loaded" ] || touch "$WORK/left"
+	echo "$EPOCHREALTIME   $netns ${options[*]//"$ABOVE"/.}" >>"$WORK/events"
+}
+
+load_it() { # OPTION...
+	nsenter --net="/run/netns/$RUN-$netns" "$loader" load -p "$PIN" -n "/run/netns/$RUN-node" \
+		"${options[@]}" "$@"
 }
 
 load_somehow() {
 	local from=$EPOCHREALTIME
 	mode_options
 	note_load
-	"${there[@]}" "$loader" load -p "$PIN" -n "/run/netns/$RUN-node" "${options[@]}" "$@"
+	load_it "$@"
 	excused switch "$from"
-	numbers_end "$from"
-	numbers=${there[0]-no}
+	[ "$mode" = "$loaded" ] || excused mode "$from"
+	loaded=$mode
 	roll 3
 	[ "$rolled" != 0 ] || note_ids
 }
@@ -180,7 +184,7 @@ load_somehow() {
 # The ids of all that is ours now. (bpftool batch stops after the first link.)
 ids_now() {
 	local file kind id
-	for file in "$PIN"/links/* "$PIN"/{direct,pods,rules,metrics}; do
+	for file in "$PIN"/links/* "$PIN"/{pods,metrics}; do
 		"$BPFTOOL" -j link show pinned "$file" 2>/dev/null || : # of a load that was killed
 	done | grep -oE '"(prog_id|id)":[0-9]+' | sed 's/"id":/link /; s/"prog_id":/prog /' |
 		while read -r kind id; do
@@ -210,14 +214,11 @@ event_killed() {
 	local from=$EPOCHREALTIME pid
 	mode_options
 	note_load
-	"${there[@]}" "$loader" load -p "$PIN" -n "/run/netns/$RUN-node" "${options[@]}" \
-		>/dev/null 2>&1 3>&- 9>&- &
+	load_it >/dev/null 2>&1 3>&- 9>&- &
 	pid=$!
 	pause "$LOAD_MS"
 	kill -9 "$pid" 2>/dev/null || :
 	wait "$pid" 2>/dev/null || :
-	numbers_end "$from"
-	numbers=${there[0]-$numbers} # perhaps
 	roll 2
 	[ "$rolled" = 0 ] || load_somehow
 	excused switch "$from"
@@ -246,22 +247,29 @@ event_bpftool() {
 
 event_ztunnel_restarted() {
 	local from=$EPOCHREALTIME
-	cgroup_end "$CG/ztunnel/z$zt"
-	mkdir "$CG/ztunnel/z$zt"
+	cgroup_end "$CG/ztunnel/z$zt/app"
 	pause 700
 	ztunnel_serves
 	excused away "$from"
 }
 
-# As an init container: what the old one has accepted by then ends with it.
+# As an init container: what the old one has accepted by then ends with it, and no more.
+# It listens before the load, or after: then it takes over as it does.
 event_ztunnel_replaced() {
-	local old=$zt from had=$numbers
-	ztunnel_begins $((17 - zt))
+	local old=$zt from
+	ztunnel_pod_up $((17 - zt))
+	roll 2
+	if [ "$rolled" = 0 ]; then
+		ztunnel_serves
+		load_somehow
+	else
+		load_somehow
+		pause 300
+		ztunnel_serves
+	fi
 	from=$EPOCHREALTIME
-	load_somehow
 	ztunnel_ends "$old"
 	excused away "$from"
-	[ "$had" = no ] || excused numbers "$from" # the old one is told no more of its own
 }
 
 event_listener_replaced() {
@@ -307,8 +315,7 @@ event_cgroups() {
 }
 
 event_full() {
-	local maps=(cgroup_info_map pod_ips handovers mesh_rules bypass_rules ztunnel_listeners)
-	local map from=$EPOCHREALTIME
+	local maps=(cgroup_info_map pod_ips mesh_rules bypass_rules) map from=$EPOCHREALTIME
 	roll ${#maps[@]}
 	map=${maps[rolled]}
 	"$BPFCALL" fill "$PIN/maps/$map" 2 >/dev/null
@@ -318,7 +325,8 @@ event_full() {
 }
 
 event_read() {
-	cat "$PIN/pods" "$PIN/rules" "$PIN/metrics" "$PIN/links/iter_task" >/dev/null
+	cat "$PIN/pods" "$PIN/metrics" "$PIN/links/iter_task" >/dev/null
+	onramp rules >/dev/null
 }
 
 # Judgement. A line of a log is "FROM TO FATE DESTINATION: WHAT".
@@ -330,11 +338,9 @@ bad() { # LOG...: what no excuse covers, of enrolled pods
 			return 0
 		}
 		FILENAME == "excuses" { from[++n] = $1; to[n] = $2; kind[n] = $3; next }
-		$3 == "failed" && (excuse("away") || excuse("numbers")) { next }
-		$3 == "failed" && / EPERM$/ && excuse("handovers") { next } # no number to lend
-		$3 == "wrong" && / orig4=E[A-Z]* orig6=E/ &&
-			(excuse("handovers") || excuse("numbers")) { next }
-		$3 == "wrong" && / peer (10[.]77[.]0[.]|[[]fd00:77::)[89]:/ && excuse("numbers") { next }
+		$3 == "failed" && (excuse("away") || excuse("mode")) { next }
+		$3 == "wrong" && / orig4=E[A-Z]* orig6=E/ && (excuse("handovers") || excuse("mode")) { next }
+		$3 == "wrong" && / peer ([[]::ffff:)?127[.]| peer .*:15001:/ && excuse("mode") { next }
 		$3 == "wrong" && FILENAME == "dns.log" && excuse("switch") { next }
 		{ print FILENAME ": " $0 }' excuses "$@")
 }
@@ -372,7 +378,7 @@ dead() {
 	cat "$PIN/pods" >"$WORK/pods" # which lists the living
 	# But for those that no cgroup has: what came and went while cgroup_info_map was full.
 	"$BPFTOOL" -j map dump pinned "$PIN/maps/pod_ips" | sed 's/},{/},\n{/g' >"$WORK/pod_ips"
-	held=$(grep '"key":\["' "$WORK/pod_ips" | grep -cvE '"value":\[("0x..",){16}("0x00",){4}' || :)
+	held=$(grep -c '"cgroups":[1-9]' "$WORK/pod_ips" || :)
 	[ "$held" = "$(awk 'NR > 1 && $3 { n++ } END { print n + 0 }' "$WORK/pods")" ] || {
 		echo "pod_ips: not as pods"
 		cat "$WORK/pods" "$WORK/pod_ips"
@@ -395,12 +401,13 @@ nobody_dead() {
 @test "$SECONDS_TO_SOAK s of everything at random: nothing escapes, nothing is told wrong, nothing stays" {
 	echo "# SEED=$SEED: to repeat it" >&3
 	echo "failed with SEED=$SEED" # shown if it does
-	RANDOM=$SEED SECONDS=0 events=0 mode=node numbers=no listener=1 shown=0
+	RANDOM=$SEED SECONDS=0 events=0 mode=node loaded=none listener=1 shown=0
 	touch "$WORK"/{excuses,ids,attempts}
 	mkfifo "$WORK/until"
 	exec 9<>"$WORK/until"
-	ztunnel_begins 9
-	for pod in one two hostile; do listener_begins "$pod" 1; done
+	ztunnel_pod_up 9
+	ztunnel_serves
+	for pod in one two hostile sometimes; do listener_begins "$pod" 1; done
 	[ -z "${ONRAMP_TEST_VM-}" ] || everything >"$WORK/before"
 	load_somehow -e 10.77.1.0/24 -e 10.78.0.0/16
 	note_ids
@@ -450,13 +457,6 @@ nobody_dead() {
 	is "$(nodes proxied out) $(sums proxied stranger out) $(sums direct one two in)" "0 0 0"
 	retry 100 nobody_dead || { head -n 100 "$WORK/dead"; return 1; }
 	nothing_escaped
-	cgroup_end "$CG/ztunnel"
-	retry 100 no_listeners || { "$BPFTOOL" map dump pinned "$PIN/maps/ztunnel_listeners"; return 1; }
-}
-
-no_listeners() {
-	! "$BPFTOOL" -j map dump pinned "$PIN/maps/ztunnel_listeners" | grep -o '"value":[^]]*' |
-		grep -qE '0x0*[1-9a-f]'
 }
 
 everything() {

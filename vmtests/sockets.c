@@ -132,6 +132,27 @@ static int bound_port(const union name *to)
 	return bound(to, make(to, 0, 0));
 }
 
+/* To its own address there, as a program that has one of several does. */
+static int bound_address(const union name *to)
+{
+	int probe = socket(to->any.sa_family, SOCK_DGRAM, 0), fd = make(to, 0, 0);
+	union name local = *to;
+	socklen_t size = length(to);
+
+	if (connect(probe, &to->any, size) || getsockname(probe, &local.any, &size))
+		return -1;
+	close(probe);
+	local.v4.sin_port = 0;
+	return bind(fd, &local.any, size) ? -1 : connected(fd, to);
+}
+
+static int by_device(const union name *to)
+{
+	int fd = make(to, 0, 0);
+
+	return setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, "eth0", 4) ? -1 : connected(fd, to);
+}
+
 static int reused_port(const union name *to)
 {
 	int fd = make(to, 0, 0);
@@ -364,6 +385,8 @@ static const struct kind {
 	{ "again-after-refusal", again_after_refusal },
 	{ "again-after-unspec", again_after_unspec },
 	{ "bound-port", bound_port },
+	{ "bound-address", bound_address },
+	{ "by-device", by_device },
 	{ "reused-port", reused_port },
 	{ "fast-open-connect", fast_open_connect },
 	{ "fast-open-sendto", fast_open_sendto },

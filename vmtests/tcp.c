@@ -26,6 +26,8 @@
  *                              answered with the right original destination, how
  *                              many were direct, wrong, failed
  *   tcp some N ADDR PORT...    the same N times only, and ends with its input
+ *   tcp each N ADDR PORT       the same of N addresses, from that one on, once
+ *   tcp early N ADDR PORT      N times connects, sends a byte and closes
  *   tcp soak MS FATE ADDR PORT...
  *                              the same each MS ms until its standard input ends;
  *                              prints each second what is new. Of what has another
@@ -237,17 +239,29 @@ static bool goes_on(const char *how, long n, long number)
 {
 	struct pollfd told = { .fd = 0, .events = POLLIN };
 
-	if (!strcmp(how, "some"))
+	if (!strcmp(how, "some") || !strcmp(how, "each"))
 		return n < number;
 	if (strcmp(how, "many"))
 		return !n || !poll(&told, 1, number);
 	return n % 16 || !poll(&told, 1, 10) || n < number;
 }
 
-/* Dials these in turn, or asks: "many", "some", "soak" or "ask". */
+/* The address that comes n after it. */
+static union name further(union name name, long n)
+{
+	uint32_t *last = &name.v6.sin6_addr.s6_addr32[3];
+
+	if (name.any.sa_family == AF_INET)
+		last = &name.v4.sin_addr.s_addr;
+	*last = htonl(ntohl(*last) + n);
+	return name;
+}
+
+/* Dials these in turn, or asks: "many", "some", "each", "soak" or "ask". */
 static int load(const char *how, long number, enum fate wanted, char **ends, int count)
 {
 	bool ask = !strcmp(how, "ask"), lasting = ask || !strcmp(how, "soak");
+	bool each = !strcmp(how, "each");
 	struct tally tally = { .wanted = wanted };
 	union name to[16];
 	double told = 0;
@@ -255,10 +269,12 @@ static int load(const char *how, long number, enum fate wanted, char **ends, int
 
 	for (int i = 0; i < count; i++) to[i] = parse(ends[2 * i], ends[2 * i + 1]);
 	for (long n = 0; goes_on(how, n, number); n++) {
+		union name one = each ? further(to[0], n) : to[n % count];
+
 		if (ask)
-			ask_and_judge(&to[n % count], n / count % 2, &tally);
+			ask_and_judge(&one, n / count % 2, &tally);
 		else
-			dial_and_judge(&to[n % count], &tally);
+			dial_and_judge(&one, &tally);
 		if (lasting && now() - told >= 1) {
 			told = now();
 			tell("", &tally);
@@ -266,6 +282,18 @@ static int load(const char *how, long number, enum fate wanted, char **ends, int
 	}
 	tell("", &tally);
 	return !strcmp(how, "some") && read(0, &end, 1) < 0;
+}
+
+static int early(long count, const union name *to)
+{
+	for (; count > 0; count--) {
+		int fd = socket(to->any.sa_family, SOCK_STREAM, 0);
+
+		if (connect_within(fd, to) || send(fd, "x", 1, 0) != 1)
+			return failed();
+		close(fd);
+	}
+	return 0;
 }
 
 static int flood(long count, const union name *to)
@@ -334,8 +362,8 @@ int main(int argc, char **argv)
 {
 	const char *what = argc > 3 ? argv[1] : "";
 	/* A number comes first. */
-	bool many = !strcmp(what, "many") || !strcmp(what, "some");
-	bool from = !strcmp(what, "from") || !strcmp(what, "flood");
+	bool many = !strcmp(what, "many") || !strcmp(what, "some") || !strcmp(what, "each");
+	bool from = !strcmp(what, "from") || !strcmp(what, "flood") || !strcmp(what, "early");
 	union name to = {};
 	char line[16];
 	int err = 0, fd;
@@ -387,6 +415,8 @@ int main(int argc, char **argv)
 	}
 	if (!strcmp(what, "flood") && argc == 5)
 		return flood(atol(argv[2]), &to);
+	if (!strcmp(what, "early") && argc == 5)
+		return early(atol(argv[2]), &to);
 	if (from && argc == 5)
 		return dial(&to, atoi(argv[2]));
 	if (!strcmp(what, "udp")) {

@@ -124,8 +124,7 @@ load_or_pause() { # 0|1 N
 	mkdir "$CG/ztunnel/in-one"
 	launch "$WORK/in-one" run_in ztunnel/in-one one "$TCP" serve :: 15001
 	in_pod() { # OPTION...
-		"$ONRAMP" load -z 127.0.0.1 -z ::1 -p "$PIN" -t "$CG/ztunnel" \
-			-n "/run/netns/$RUN-node" "$@"
+		"$ONRAMP" load -p "$PIN" -t "$CG/ztunnel" -n "/run/netns/$RUN-node" -e 10.77.1.0/24 "$@"
 	}
 	in_pod -c "$CG"
 	storm one $((CONNECTIONS / 10))

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * sk_lookup in an enrolled pod's netns, in-pod mode: leads what arrives to ztunnel,
+ * by the contract's second table ("What arrives"), whose rows are numbered here as
+ * there. Runs for each new TCP connection to the pod, its own ones included, and again
+ * for a SYN that is sent again.
+ *
+ * The program cannot tell which netns it is in: each has a copy of its own, whose
+ * constants say so. See loader/inbound.c.
+ */
+#include "in_pod.h"
+#include "listeners.h"
+#include "verdict.h"
+
+const volatile struct inbound inbound SEC(".rodata.inbound") = {};
+
+/* Where istio-cni has the kubelet's probes come from, while it is being taken over. */
+static __always_inline bool is_istio_cnis(const union addr *ip)
+{
+	if (addr_is_v4(ip))
+		return ip->word[3] == bpf_htonl(0xa9fe077f); /* 169.254.7.127 */
+	return ip->word[0] == bpf_htonl(0xfd169254) && ip->word[1] == bpf_htonl(0x71271337) &&
+	       (ip->word[2] & ip->word[3]) == 0xffffffff;
+}
+
+/* Row 4: one of the kubelet's own connections. */
+static __always_inline bool is_probe(const union addr *from, __u32 from_port, const union addr *to,
+				     __u32 port)
+{
+	struct probe_key key = { .to = *to, .from_port = from_port, .port = port };
+	const union addr *source = bpf_map_lookup_elem(&probes, &key);
+
+	return source && (addr_equal(source, from) || is_istio_cnis(from));
+}
+
+/* Row 0, of what comes from inside: where redirected connections go. */
+static __always_inline bool is_outbound(const union addr *to)
+{
+	if (!addr_is_loopback(to))
+		return true; /* an address of this netns, or it would not come here */
+	return !addr_is_v4(to) || ip_is_numbered(to->word[3]);
+}
+
+/* Leads to the listener of the newest ztunnel that has one there. False: there is none. */
+static __always_inline bool lead_to(struct bpf_sk_lookup *ctx, enum listener listener)
+{
+	struct listener_key key = { .net = inbound.net, .listener = listener };
+	__u64 before = ~0ULL;
+	struct bpf_sock *sk;
+	long err;
+
+	for (int i = 0; i < ZTUNNELS; i++) {
+		key.place = newest_place(before);
+		if (key.place >= ZTUNNELS)
+			break;
+		before = start_of(key.place);
+		sk = bpf_map_lookup_elem(&listeners, &key);
+		if (!sk)
+			continue;
+		err = bpf_sk_assign(ctx, sk, BPF_SK_LOOKUP_F_NO_REUSEPORT);
+		bpf_sk_release(sk);
+		return !err;
+	}
+	return false;
+}
+
+/* An operator's word, or that the pod is leaving. */
+static __always_inline bool is_out(const struct netns_info *now)
+{
+	__u32 word = netns_word(now->netns) |
+		     address_rules(now->ip[V4].half[1], now->ip[V6].half[0], now->ip[V6].half[1]);
+
+	return word & (POD_OUT | POD_ZDS_OUT);
+}
+
+#define PASSES STATS /* and counts nothing */
+
+/* The table: what becomes of a connection, as the counter of it. */
+static __always_inline __u32 arrival_of(struct bpf_sk_lookup *ctx, const struct settings *cfg)
+{
+	union addr from = { .word = { ctx->remote_ip6[0], ctx->remote_ip6[1], ctx->remote_ip6[2],
+				      ctx->remote_ip6[3] } };
+	union addr to = { .word = { ctx->local_ip6[0], ctx->local_ip6[1], ctx->local_ip6[2],
+				    ctx->local_ip6[3] } };
+	enum listener listener = listener_of(cfg, ctx->local_port);
+	struct netns_info now = {};
+	bool inside;
+
+	if (ctx->family == AF_INET) {
+		from = addr_from_v4(ctx->remote_ip4);
+		to = addr_from_v4(ctx->local_ip4);
+	}
+	inside = addr_is_loopback(&from) || addr_equal(&from, &to);
+	if (!inside) {
+		netns_know((struct net *)inbound.net, &now);
+		inside = addr_equal(&from, &now.ip[addr_family(&from)]) ||
+			 (netns_may_have(&now, &from) &&
+			  netns_has((struct net *)inbound.net, &from));
+	}
+	if (inside && listener == OUTBOUND && is_outbound(&to))
+		return ARRIVED_OUTBOUND; /* 0 */
+	if (inside && listener != HBONE) /* else 3: of two ztunnels the newest has it */
+		return PASSES;		 /* 2 */
+	/* Istio's rules send to 15006 what was for the app. ztunnel refuses what dials it. */
+	if (!inside && (addr_is_loopback(&to) || listener == OUTBOUND ||
+			(listener == INBOUND && !inbound.beside)))
+		return ARRIVED_REFUSED; /* 1 */
+	if (listener == HBONE)
+		return ARRIVED_HBONE; /* 3 */
+	if (is_probe(&from, bpf_ntohs(ctx->remote_port), &to, ctx->local_port))
+		return ARRIVED_PROBE; /* 4 */
+	if (inbound.bypass || is_out(&now))
+		return ARRIVED_BYPASSED; /* 5 */
+	return ARRIVED_INBOUND;		 /* 6 */
+}
+
+SEC("sk_lookup")
+int inbound_lookup(struct bpf_sk_lookup *ctx)
+{
+	const struct settings *cfg = current_settings();
+	__u32 arrival;
+
+	if (ctx->protocol != IPPROTO_TCP || !cfg)
+		return SK_PASS;
+	arrival = arrival_of(ctx, cfg);
+	if (arrival == PASSES)
+		return SK_PASS;
+	if (arrival <= ARRIVED_HBONE && !lead_to(ctx, arrival - ARRIVED_OUTBOUND))
+		arrival = ARRIVED_REFUSED; /* never past policy */
+	count(arrival);
+	return arrival == ARRIVED_REFUSED ? SK_DROP : SK_PASS;
+}

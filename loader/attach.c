@@ -1,0 +1,312 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/* Which programs are attached where and when, and how one takes another's place. */
+#include "inbound.h"
+#include "loader.h"
+#include "uid.h"
+#include <dirent.h>
+#include <fcntl.h>
+
+/*
+ * In the order of attaching: connect comes late, for what it redirects needs all the
+ * others; after it what counts the connections that it had no verdict for.
+ */
+static const struct hook {
+	const char *name; /* of the program, and of its pin */
+	enum { KERNEL, FILES, FILE_OF_PODS, CGROUP, ZTUNNELS_OWN, PODS_OWN, KUBELETS, NETNS } where;
+	enum { ALWAYS, IN_NODE_MODE, IN_IN_POD_MODE, EVERYWHERE, WITH_DNS, WITH_AUDIT } when;
+} hooks[] = {
+	{ "sched_process_exec", KERNEL, ALWAYS },
+	{ "cgroup_rmdir", KERNEL, ALWAYS },
+	{ "iter_task", KERNEL, ALWAYS },
+	{ "iter_netns", KERNEL, ALWAYS },
+	{ "iter_listeners", KERNEL, IN_IN_POD_MODE },
+	{ "metrics", FILES, ALWAYS },
+	{ "pods", FILE_OF_PODS, ALWAYS },
+	{ "getsockopt", ZTUNNELS_OWN, ALWAYS },
+	{ "getsockopt", CGROUP, EVERYWHERE },
+	{ "setsockopt", ZTUNNELS_OWN, IN_IN_POD_MODE },
+	{ "bind4", ZTUNNELS_OWN, ALWAYS },
+	{ "bind4", CGROUP, EVERYWHERE },
+	{ "bind6", ZTUNNELS_OWN, ALWAYS },
+	{ "bind6", CGROUP, EVERYWHERE },
+	{ "sock_ops", CGROUP, IN_NODE_MODE },
+	{ "sock_ops", ZTUNNELS_OWN, IN_IN_POD_MODE },
+	{ "sock_ops", KUBELETS, IN_IN_POD_MODE },
+	{ "getsockname4", CGROUP, IN_IN_POD_MODE },
+	{ "getsockname6", CGROUP, IN_IN_POD_MODE },
+	{ "getpeername4", CGROUP, ALWAYS },
+	{ "getpeername6", CGROUP, ALWAYS },
+	{ "recvmsg4", PODS_OWN, IN_IN_POD_MODE },
+	{ "recvmsg4", CGROUP, WITH_DNS },
+	{ "recvmsg6", PODS_OWN, IN_IN_POD_MODE },
+	{ "recvmsg6", CGROUP, WITH_DNS },
+	{ "sendmsg4", PODS_OWN, IN_IN_POD_MODE },
+	{ "sendmsg4", CGROUP, WITH_DNS },
+	{ "sendmsg6", PODS_OWN, IN_IN_POD_MODE },
+	{ "sendmsg6", CGROUP, WITH_DNS },
+	{ "connect4", CGROUP, ALWAYS },
+	{ "connect6", CGROUP, ALWAYS },
+	{ "inbound_lookup", NETNS, IN_IN_POD_MODE },
+	{ "inet_sock_set_state", KERNEL, WITH_AUDIT },
+};
+
+#define HOOKS (sizeof(hooks) / sizeof(*hooks))
+
+static bool is_needed(const struct hook *hook, const struct options *options, bool everywhere)
+{
+	switch (hook->when) {
+	case IN_NODE_MODE:
+		return options->ztunnels.count;
+	case IN_IN_POD_MODE:
+		return !options->ztunnels.count;
+	case EVERYWHERE: /* ztunnel's programs, where its cgroup is not known */
+		return everywhere;
+	case WITH_DNS:
+		return options->given['d'];
+	case WITH_AUDIT:
+		return options->given['a'];
+	default:
+		return true;
+	}
+}
+
+static struct bpf_program *program_of(struct bpf_object *object, const struct hook *hook)
+{
+	struct bpf_program *program = bpf_object__find_program_by_name(object, hook->name);
+
+	if (!program)
+		die("%s: no such program in the BPF object", hook->name);
+	return program;
+}
+
+void programs_choose(struct bpf_object *object, const struct options *options)
+{
+	struct bpf_program *program;
+
+	bpf_object__for_each_program(program, object) bpf_program__set_autoload(program, false);
+	for (size_t i = 0; i < HOOKS; i++)
+		if (is_needed(&hooks[i], options, false))
+			bpf_program__set_autoload(program_of(object, &hooks[i]), true);
+}
+
+/* Of the pinned link; all zero: there is none, or (cgroup_id) its cgroup has gone. */
+static struct bpf_link_info link_info(int link)
+{
+	struct bpf_link_info info = {};
+	__u32 size = sizeof(info);
+
+	bpf_obj_get_info_by_fd(link, &info, &size);
+	return info;
+}
+
+/* The link runs this program from now on, without a moment in between. */
+static int renew(int link, const struct bpf_program *program)
+{
+	undo_program(link, bpf_prog_get_fd_by_id(link_info(link).prog_id));
+	return bpf_link_update(link, bpf_program__fd(program), NULL);
+}
+
+/* The link is pinned in the place of the one there, so that there is always one. */
+static int replace(struct bpf_link *link, const char *path)
+{
+	const char *new = pin("links/new");
+
+	if (!link)
+		return -1;
+	unlink(new); /* of a loader that was killed */
+	undo_pin(new, -1);
+	undo_pin(path, bpf_obj_get(path));
+	if (bpf_link__pin(link, new))
+		return -1;
+	return rename(new, path);
+}
+
+static void attach(const struct bpf_program *program, const char *path, bool to_pods)
+{
+	union bpf_iter_link_info pods = { .map.map_fd = pinned_map("pod_ips") };
+	LIBBPF_OPTS(bpf_iter_attach_opts, opts, .link_info = &pods, .link_info_len = sizeof(pods));
+	struct bpf_link *link;
+
+	if (to_pods)
+		link = bpf_program__attach_iter(program, &opts);
+	else
+		link = bpf_program__attach(program);
+	if (replace(link, path))
+		die("%s: cannot attach: %m: see onramp-doctor", bpf_program__name(program));
+}
+
+/* One that keeps ours out: the first program there may be an exclusive one. */
+static struct bpf_prog_info in_the_way(const struct bpf_program *program, int cgroup)
+{
+	struct bpf_prog_info other = {};
+	__u32 id = 0, count = 1, size = sizeof(other);
+
+	if (!bpf_prog_query(cgroup, bpf_program__expected_attach_type(program),
+			    BPF_F_QUERY_EFFECTIVE, NULL, &id, &count))
+		bpf_obj_get_info_by_fd(bpf_prog_get_fd_by_id(id), &other, &size);
+	return other;
+}
+
+static void attach_to_cgroup(const struct bpf_program *program, const char *path, const char *where)
+{
+	int old = bpf_obj_get(path), cgroup = open(where, O_RDONLY | O_CLOEXEC), failed, error;
+	struct bpf_prog_info other = {};
+
+	if (link_info(old).cgroup.cgroup_id == cgroup_id(where))
+		failed = renew(old, program);
+	else
+		failed = replace(bpf_program__attach_cgroup(program, cgroup), path);
+	error = errno;
+	if (failed && error == EPERM)
+		other = in_the_way(program, cgroup);
+	if (failed)
+		die("%s: cannot attach to %s: %s: %s%s", bpf_program__name(program), where,
+		    strerror(error), *other.name ? "in the way: " : "see onramp-doctor",
+		    other.name);
+	close(cgroup);
+}
+
+/* For onramp-zds, which attaches them where ztunnel is, and where a pod's DNS is captured. */
+static void program_pin(struct bpf_program *program)
+{
+	const char *new = pin("programs/new"), *path;
+
+	path = pin("programs/%s", bpf_program__name(program));
+	unlink(new); /* of a loader that was killed */
+	undo_pin(new, -1);
+	undo_pin(path, bpf_obj_get(path));
+	if (bpf_program__pin(program, new) || rename(new, path))
+		die("%s: %m", path);
+}
+
+static void attach_to_ztunnels(const struct bpf_program *program, const struct ztunnels *ztunnels)
+{
+	for (int place = 0; place < ZTUNNELS; place++) {
+		/* No dot: bpffs refuses it. */
+		const char *path = pin("links/%s-%d", bpf_program__name(program), place);
+		int old = bpf_obj_get(path);
+
+		if (ztunnels->cgroup[place])
+			attach_to_cgroup(program, path, ztunnels->cgroup[place]);
+		else if (link_info(old).cgroup.cgroup_id && renew(old, program))
+			die("%s: cannot be renewed: %m: see onramp-doctor", path);
+	}
+}
+
+/* Those that onramp-zds has attached to pods' cgroups: renewed, or, without one, removed. */
+static void renew_pods_own(const char *name, const struct bpf_program *program)
+{
+	DIR *links = opendir(pin("links"));
+	size_t length = strlen(name);
+	struct dirent *entry;
+	const char *path, *end;
+	union uid uid;
+	int old;
+
+	while (links && (entry = readdir(links))) {
+		if (strncmp(entry->d_name, name, length) || entry->d_name[length] != '-')
+			continue;
+		end = uid_parse(entry->d_name + length + 1, '-', &uid);
+		if (!end || *end)
+			continue;
+		path = pin("links/%s", entry->d_name);
+		old = program ? bpf_obj_get(path) : -1;
+		if (!program)
+			unlink(path);
+		else if (link_info(old).cgroup.cgroup_id && renew(old, program))
+			die("%s: cannot be renewed: %m: see onramp-doctor", path);
+	}
+	if (links)
+		closedir(links);
+}
+
+static void attach_to_kubelets(const struct bpf_program *program, const struct kubelets *kubelets)
+{
+	for (int i = 0; i < kubelets->count; i++)
+		attach_to_cgroup(program, pin("links/%s-kubelet-%d", bpf_program__name(program), i),
+				 kubelets->path[i]);
+}
+
+/* In the netns of enrolled pods, where onramp-zds attaches it. */
+static void renew_in_netns(const struct bpf_object *object, const char *pin_dir)
+{
+	struct inbound_template template;
+	int err = inbound_open(&template, object);
+
+	if (!err)
+		err = inbound_upgrade(&template, pin_dir);
+	if (err == -EPERM || err == -EACCES)
+		warnx("warning: %s/inbound: not renewed, and goes on: give CAP_SYS_ADMIN", pin_dir);
+	else if (err)
+		die("%s/inbound: cannot be renewed: %s: see onramp-doctor", pin_dir,
+		    strerror(-err));
+	inbound_close(&template);
+}
+
+void programs_attach(struct bpf_object *object, const struct options *options,
+		     const struct ztunnels *ztunnels, const struct kubelets *kubelets)
+{
+	bool in_pod = !options->ztunnels.count; /* where onramp-zds is */
+
+	for (const struct hook *hook = hooks; hook < hooks + HOOKS; hook++) {
+		struct bpf_program *program = program_of(object, hook);
+		const char *path = pin("links/%s", hook->name);
+
+		if (!is_needed(hook, options, ztunnels->everywhere))
+			continue;
+		if (hook->where == KERNEL)
+			attach(program, path, false);
+		if (hook->where == FILES)
+			attach(program, pin("%s", hook->name), false);
+		if (hook->where == FILE_OF_PODS)
+			attach(program, pin("%s", hook->name), true);
+		if (in_pod && (hook->where == ZTUNNELS_OWN || hook->where == PODS_OWN))
+			program_pin(program);
+		if (hook->where == ZTUNNELS_OWN)
+			attach_to_ztunnels(program, ztunnels);
+		if (hook->where == PODS_OWN)
+			renew_pods_own(hook->name, program);
+		if (hook->where == KUBELETS)
+			attach_to_kubelets(program, kubelets);
+		if (hook->where == NETNS)
+			renew_in_netns(object, options->given['p']);
+		if (hook->where == CGROUP)
+			attach_to_cgroup(program, path, options->given['c']);
+	}
+}
+
+/* Where it is not to be, or its cgroup is gone. onramp-zds may have attached it just now. */
+static void unlink_if(bool unneeded, const char *path)
+{
+	int link = bpf_obj_get(path);
+
+	if (link < 0)
+		return;
+	if (unneeded || !link_info(link).cgroup.cgroup_id)
+		unlink(path);
+	close(link);
+}
+
+void programs_detach_others(const struct options *options, const struct ztunnels *ztunnels,
+			    const struct kubelets *kubelets)
+{
+	bool in_pod = !options->ztunnels.count;
+
+	for (const struct hook *hook = hooks; hook < hooks + HOOKS; hook++) {
+		bool needed = is_needed(hook, options, ztunnels->everywhere);
+
+		if (!needed && (hook->where == CGROUP || hook->where == KERNEL))
+			unlink(pin("links/%s", hook->name));
+		if (!in_pod && (hook->where == ZTUNNELS_OWN || hook->where == PODS_OWN))
+			unlink(pin("programs/%s", hook->name));
+		if (!needed && hook->where == PODS_OWN)
+			renew_pods_own(hook->name, NULL);
+		if (!needed && hook->where == NETNS)
+			inbound_detach_all(options->given['p']);
+		for (int i = 0; hook->where == ZTUNNELS_OWN && i < ZTUNNELS; i++)
+			unlink_if(!needed, pin("links/%s-%d", hook->name, i));
+		for (int i = 0; hook->where == KUBELETS && i < WORDS; i++)
+			if (!needed || i >= kubelets->count)
+				unlink(pin("links/%s-kubelet-%d", hook->name, i));
+	}
+}

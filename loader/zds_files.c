@@ -1,0 +1,657 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * onramp-zds: what is said of pods. DIR is read as a whole whenever something has
+ * happened to it. A file that was seen in this DIR and is gone, a moment later still, is
+ * its pod's leaving; but if two or more are gone at once and none is left, or DIR is
+ * another one, or cannot be read, nobody leaves.
+ */
+#include "zds.h"
+#include <dirent.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <sys/inotify.h>
+#include <sys/stat.h>
+
+#define QUIET 20     /* after something has happened, before DIR is read */
+#define MOMENT 300   /* so long a file must be gone, and no other have followed it */
+#define LONGEST 5000 /* but others follow for ever where pods come and go */
+#define AGAIN 1000   /* when it could not be read */
+#define WRITTEN (IN_CLOSE_WRITE | IN_MOVED_TO)
+#define ENDED (IN_DELETE_SELF | IN_MOVE_SELF | IN_UNMOUNT | IN_IGNORED)
+#define EVENTS                                                                                     \
+	(WRITTEN | IN_CREATE | IN_ATTRIB | IN_MOVED_FROM | IN_DELETE | IN_DELETE_SELF |            \
+	 IN_MOVE_SELF | IN_ONLYDIR)
+
+static int events = -1;		 /* of inotify; -1: DIR is not watched */
+static int dir_watched;		 /* its watch there */
+static int outside_watched = -1; /* that of DIR/outside */
+static bool outside_due = true;	 /* something has happened there */
+static bool takes_over;		 /* DIR/.take-over was there as this round began */
+static __u64 read_at = 1;	 /* when DIR is to be read; 0: it need not be */
+static __u64 gone_since;	 /* files are, and are to be looked for once more */
+static __u64 gone_last;		 /* when the last one of these was */
+static unsigned int gone_before; /* how many; 0: none */
+
+/* Which DIR it is: inodes come again, the time that one was made does not. */
+static struct dir {
+	__u64 device;
+	__u64 inode;
+	__u64 made;
+} dir_now;		 /* the one that was read last */
+static bool is_same_dir; /* as the onramp-zds before had */
+static bool is_noted;	 /* for the next one */
+static unsigned int file_count;
+static bool was_read;
+static unsigned int reading; /* of DIR: the latest one's number */
+static bool complained;	     /* that it cannot be read */
+
+/* As Kubernetes' names are: ztunnel takes no packet with a string that is not UTF-8. */
+static bool is_plain(const char *text)
+{
+	for (; *text; text++)
+		if (*text <= ' ' || *text > '~')
+			return false;
+	return true;
+}
+
+/* One of KEY=VALUE's. False: there is no such key, or not such a value. */
+static bool key_read(const char *key, const char *value, struct workload *workload)
+{
+	char *name = NULL;
+	bool is_true = !strcmp(value, "true"), is_bool = is_true || !strcmp(value, "false");
+
+	if (!strcmp(key, "namespace"))
+		name = workload->namespace;
+	if (!strcmp(key, "name"))
+		name = workload->name;
+	if (!strcmp(key, "service_account"))
+		name = workload->service_account;
+	if (name && (!*value || *name || strlen(value) >= MAX_NAME || !is_plain(value)))
+		return false; /* empty, said twice, too long, no name */
+	if (name) {
+		strcpy(name, value);
+		return true;
+	}
+	if (!strcmp(key, "bypass_inbound") && is_bool) {
+		workload->bypass_inbound = is_true;
+		return true;
+	}
+	if (!strcmp(key, "dns") && is_bool) {
+		workload->says_dns = true;
+		workload->dns = is_true;
+		return true;
+	}
+	if (!strcmp(key, "ip") && workload->ips < MAX_IPS) {
+		workload->ips++;
+		return addr_parse(value, &workload->ip[workload->ips - 1]);
+	}
+	return !strcmp(key, "by");
+}
+
+const char *workload_parse(char *text, struct workload *workload)
+{
+	char *line, *rest = text;
+
+	*workload = (struct workload){};
+	while ((line = strsep(&rest, "\n"))) {
+		char *value = strchr(line, '=');
+
+		if (!*line || *line == '#')
+			continue;
+		if (!value)
+			return "a line without =";
+		*value = '\0';
+		if (!key_read(line, value + 1, workload))
+			return "a key or value that is not known";
+	}
+	if (!*workload->namespace || !*workload->name || !*workload->service_account)
+		return "no namespace, name or service_account";
+	return NULL;
+}
+
+bool workload_is_same_pod(const struct workload *one, const struct workload *other)
+{
+	return !strcmp(one->namespace, other->namespace) && !strcmp(one->name, other->name) &&
+	       !strcmp(one->service_account, other->service_account);
+}
+
+static const char not_now[] = "cannot be read now";
+
+/*
+ * Reads a file that only root may have written. NULL, or what is wrong with it: not_now, if
+ * that may be another by and by.
+ */
+static const char *file_read(int dir, const char *name, char text[MAX_FILE + 1])
+{
+	int file = openat(dir, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	const char *wrong = NULL;
+	struct stat status;
+	ssize_t got;
+
+	if (file < 0 && (errno == ELOOP || errno == ENXIO))
+		return "no regular file";
+	if (file < 0)
+		return not_now;
+	if (fstat(file, &status) || !S_ISREG(status.st_mode))
+		wrong = "no regular file";
+	else if (status.st_uid)
+		wrong = "not root's";
+	else if ((status.st_mode & 07777) != 0600)
+		wrong = "mode is not 0600";
+	else if (status.st_size > MAX_FILE)
+		wrong = "over 4 KiB";
+	got = wrong ? 0 : read(file, text, MAX_FILE);
+	close(file);
+	if (got < 0)
+		return not_now;
+	text[got] = '\0';
+	if (!wrong && strlen(text) != (size_t)got)
+		wrong = "has a zero byte";
+	return wrong;
+}
+
+static void complain(struct pod *pod, const char *what)
+{
+	if (!pod->is_bad)
+		log_event("bad-file", "uid=%s reason=\"%s\"", pod->text, what);
+	pod->is_bad = true;
+}
+
+static void read_again_in(unsigned int milliseconds)
+{
+	if (!read_at || read_at > now() + milliseconds)
+		read_at = now() + milliseconds;
+}
+
+/* Of a name in DIR that is a UID. */
+static void file_take(int dir, const union uid *uid, const char *name)
+{
+	struct pod *pod = pod_of(uid);
+	char text[MAX_FILE + 1];
+	struct workload said;
+	const char *wrong = file_read(dir, name, text);
+
+	if (!pod || wrong == not_now) {
+		read_again_in(AGAIN);
+		if (pod && !faccessat(dir, name, F_OK, AT_SYMLINK_NOFOLLOW))
+			pod->seen = reading; /* it is there */
+		return;
+	}
+	pod->seen = reading;
+	pod->is_due = true;
+	if (!wrong)
+		wrong = workload_parse(text, &said);
+	if (wrong) {
+		complain(pod, wrong);
+		return;
+	}
+	pod->is_bad = false;
+	pod->is_said = true;
+	pod->leaves = false;
+	pod->said = said;
+}
+
+/* Those whose file was seen in this DIR, and is not there, nor was it a moment ago. */
+static void gone_leave(unsigned int found)
+{
+	unsigned int gone = 0, living = 0;
+
+	for (struct pod *pod = pods; pod; pod = pod->next) {
+		if (!pod->seen || pod->seen == reading)
+			continue;
+		gone++;
+		living += !pod_has_ended(pod);
+	}
+	if (!gone_before)
+		gone_since = now();
+	if (gone != gone_before)
+		gone_last = now();
+	gone_before = gone;
+	if (!gone)
+		return;
+	if (now() < gone_last + MOMENT && now() < gone_since + LONGEST) {
+		read_again_in(MOMENT);
+		return;
+	}
+	gone_before = 0;
+	if (living > 1 && !found)
+		log_event("emptied", "dir=%s pods=%u result=\"nobody leaves\"", config.dir, living);
+	for (struct pod *pod = pods; pod; pod = pod->next) {
+		if (!pod->seen || pod->seen == reading)
+			continue;
+		pod->seen = 0;
+		pod->leaves = living <= 1 || found || pod_has_ended(pod);
+		pod->is_due = true;
+	}
+}
+
+static void cannot_read(const char *why)
+{
+	if (!complained)
+		log_event("unreadable", "dir=%s error=\"%s\" result=\"nobody leaves\"", config.dir,
+			  why);
+	complained = true;
+	read_again_in(AGAIN);
+}
+
+/* A file beside the status files, in one step or not at all. NULL: removed. */
+static bool write_beside(const char *name, const char *text)
+{
+	char new[PATH_MAX], path[PATH_MAX];
+	bool written;
+	FILE *file;
+
+	snprintf(path, sizeof(path), "%s/%s", config.status_dir, name);
+	snprintf(new, sizeof(new), "%s/.new", config.status_dir);
+	if (!text) {
+		unlink(path);
+		return true;
+	}
+	file = fopen(new, "we");
+	if (!file)
+		return false;
+	written = !fchmod(fileno(file), 0644) && fputs(text, file) >= 0;
+	if (fclose(file))
+		written = false;
+	return written && !rename(new, path);
+}
+
+/* Reads what write_beside() has written. */
+static bool read_beside(const char *name, char text[MAX_FILE + 1])
+{
+	char path[PATH_MAX];
+	ssize_t got;
+	int file;
+
+	snprintf(path, sizeof(path), "%s/%s", config.status_dir, name);
+	file = open(path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	if (file < 0)
+		return false;
+	got = read(file, text, MAX_FILE);
+	close(file);
+	text[got > 0 ? got : 0] = '\0';
+	return got > 0;
+}
+
+/* Zeros: it cannot be told. */
+static struct dir dir_of(const char *path)
+{
+	struct statx status = {};
+
+	if (statx(AT_FDCWD, path, 0, STATX_INO | STATX_BTIME, &status))
+		return (struct dir){};
+	return (struct dir){
+		.device = (__u64)status.stx_dev_major << 32 | status.stx_dev_minor,
+		.inode = status.stx_ino,
+		.made = status.stx_btime.tv_sec * 1000000000ULL + status.stx_btime.tv_nsec,
+	};
+}
+
+static bool is_another(const struct dir *dir)
+{
+	return memcmp(dir, &dir_now, sizeof(*dir));
+}
+
+#define DIR_TEXT 64
+
+static void dir_text(const struct dir *dir, char text[DIR_TEXT])
+{
+	snprintf(text, DIR_TEXT, "%llx %llx %llx\n", dir->device, dir->inode, dir->made);
+}
+
+/* For the next onramp-zds: all pods' files were in this one, so that who is not has left. */
+static void dir_note(void)
+{
+	char text[DIR_TEXT];
+
+	for (const struct pod *pod = pods; pod; pod = pod->next)
+		if (pod->is_said && !pod->seen)
+			return;
+	dir_text(&dir_now, text);
+	is_noted = write_beside(".dir", text);
+}
+
+/* Whose files are not in this one has not left by that. */
+static void dir_take(const struct dir *dir)
+{
+	char text[DIR_TEXT], before[MAX_FILE + 1];
+
+	dir_text(dir, text);
+	is_same_dir = read_beside(".dir", before) && !strcmp(text, before);
+	is_noted = is_same_dir;
+	if (dir_now.inode)
+		log_event("replaced", "dir=%s result=\"nobody leaves\"", config.dir);
+	dir_now = *dir;
+	for (struct pod *pod = pods; pod; pod = pod->next) pod->seen = 0;
+}
+
+/* A file is new, or has been written: it is read at once, for its pod may begin any moment. */
+static void on_file(const char *name)
+{
+	union uid uid;
+	int dir;
+
+	if (!uid_of_file(name, &uid) || complained)
+		return;
+	dir = open(config.dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (dir < 0)
+		return;
+	file_take(dir, &uid, name);
+	close(dir);
+}
+
+static void on_events(int fd)
+{
+	char buffer[4096] __attribute__((aligned(8)));
+	const struct inotify_event *event;
+	ssize_t got;
+
+	while ((got = read(fd, buffer, sizeof(buffer))) > 0)
+		for (char *at = buffer; at < buffer + got; at += sizeof(*event) + event->len) {
+			event = (const struct inotify_event *)at;
+			if (event->wd == dir_watched && event->len && event->mask & WRITTEN)
+				on_file(event->name);
+			if (event->wd == outside_watched) {
+				outside_due = true;
+				if (event->mask & IN_IGNORED)
+					outside_watched = -1; /* it is gone */
+			}
+			if (event->mask & IN_Q_OVERFLOW)
+				log_event("overflow", "dir=%s result=\"all is read\"", config.dir);
+			if (event->wd == dir_watched && event->mask & ENDED) {
+				dir_watched = -1;
+				dir_now.device = ~0ULL; /* what comes is another, by any number */
+			}
+		}
+	read_again_in(QUIET); /* even if it overflowed: all is read */
+}
+
+/* It may come later than we do. */
+static void outside_watch(void)
+{
+	char path[PATH_MAX];
+
+	snprintf(path, sizeof(path), "%s/" OUTSIDE_LIST, config.dir);
+	outside_watched = inotify_add_watch(events, path, WRITTEN);
+	outside_due |= outside_watched >= 0;
+}
+
+/* Without a watch, as where a user has no more of them, DIR is read each second. */
+static void dir_watch(void)
+{
+	if (events < 0) {
+		events = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
+		if (events >= 0)
+			watch(events, on_events);
+	}
+	dir_watched = events < 0 ? -1 : inotify_add_watch(events, config.dir, EVENTS);
+	outside_watch();
+}
+
+/* Of a directory and those above it by this name, which is changed. NULL, or what is wrong. */
+static const char *is_unsafe_here(char *path)
+{
+	static char wrong[PATH_MAX + 64];
+	struct stat status;
+	char *slash;
+
+	for (;;) {
+		if (stat(*path ? path : "/", &status))
+			return strerror(errno);
+		if (status.st_uid || status.st_mode & 022) {
+			snprintf(wrong, sizeof(wrong), "%s: others than root may write there",
+				 *path ? path : "/");
+			return wrong;
+		}
+		slash = strrchr(path, '/');
+		if (!slash)
+			return NULL;
+		*slash = '\0';
+	}
+}
+
+/*
+ * Only root may write to the directory and those above it, nor lead it elsewhere by a link.
+ * NULL, or what is wrong.
+ */
+static const char *is_unsafe(const char *path)
+{
+	char given[PATH_MAX], real[PATH_MAX];
+	const char *wrong;
+
+	if (!realpath(path, real))
+		return strerror(errno);
+	snprintf(given, sizeof(given), "%s", path);
+	wrong = is_unsafe_here(given);
+	return wrong ? wrong : is_unsafe_here(real);
+}
+
+/* Reads all of DIR. False: not to its end. */
+static bool dir_read(int dir)
+{
+	unsigned int found = 0;
+	DIR *entries = fdopendir(dir);
+	struct dirent *entry;
+	union uid uid;
+	int err;
+
+	if (!entries) {
+		close(dir);
+		return false;
+	}
+	reading++;
+	for (errno = 0; (entry = readdir(entries)); errno = 0) {
+		if (strchr(entry->d_name, '.') || !strcmp(entry->d_name, ZTUNNELS_LIST) ||
+		    !strcmp(entry->d_name, OUTSIDE_LIST))
+			continue;
+		if (!uid_of_file(entry->d_name, &uid)) {
+			if (config.verbose)
+				log_event("ignored", "file=%s", entry->d_name);
+			continue;
+		}
+		found++;
+		file_take(dir, &uid, entry->d_name);
+	}
+	err = errno;
+	if (!err) {
+		gone_leave(found);
+		file_count = found;
+	}
+	closedir(entries);
+	errno = err;
+	return !err;
+}
+
+void files_tick(void)
+{
+	struct dir found = dir_of(config.dir);
+	char take_over[PATH_MAX];
+	const char *unsafe;
+	int dir;
+
+	snprintf(take_over, sizeof(take_over), "%s/.take-over", config.dir);
+	takes_over = !access(take_over, F_OK);
+	if (was_read && !is_noted)
+		dir_note();
+	if (read_at && read_at > now())
+		wake_in(read_at - now());
+	if (complained && now() < read_at)
+		return;
+	if (!is_another(&found) && (!read_at || now() < read_at))
+		return;
+	read_at = 0;
+	unsafe = is_unsafe(config.dir);
+	if (unsafe) {
+		cannot_read(unsafe);
+		return;
+	}
+	if (is_another(&found)) {
+		dir_watched = -1;
+		dir_take(&found);
+	}
+	if (dir_watched < 0)
+		dir_watch();
+	dir = open(config.dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (dir < 0 || !dir_read(dir)) {
+		cannot_read(strerror(errno));
+		return;
+	}
+	if (dir_watched < 0)
+		read_again_in(AGAIN);
+	if (read_at)
+		wake_in(read_at > now() ? read_at - now() : 0);
+	if (complained)
+		log_event("readable", "dir=%s", config.dir);
+	complained = false;
+	was_read = true;
+}
+
+unsigned int files_count(void)
+{
+	return file_count;
+}
+
+bool files_are_of_same_dir(void)
+{
+	return is_same_dir;
+}
+
+void files_open(void)
+{
+	const char *unsafe = is_unsafe(config.dir);
+
+	if (unsafe)
+		die("%s: %s: give a directory that is root's alone", config.dir, unsafe);
+	if (mkdir(config.status_dir, 0755) && errno != EEXIST)
+		die("%s: %s", config.status_dir, strerror(errno));
+	unsafe = is_unsafe(config.status_dir);
+	if (unsafe)
+		die("%s: %s: give a directory that is root's alone", config.status_dir, unsafe);
+	chmod(config.status_dir, 0755);
+	files_tick();
+	if (!was_read)
+		die("%s: cannot be read", config.dir);
+}
+
+/* A neighbour of the status files, in the form of DIR's, which no one takes for one. */
+static void told_name(const char *uid, char name[UID_STRLEN + 1])
+{
+	snprintf(name, UID_STRLEN + 1, ".%s", uid);
+}
+
+bool status_write(const char *uid, const char *text)
+{
+	static bool said; /* that it cannot be done */
+	bool written;
+	char line[256];
+
+	snprintf(line, sizeof(line), "%s\n", text ? text : "");
+	written = write_beside(uid, text ? line : NULL);
+	if (!written && !said)
+		log_event("cannot-write", "dir=%s error=\"%s\"", config.status_dir,
+			  strerror(errno));
+	said = !written;
+	return written;
+}
+
+static int dns_of(const struct workload *workload)
+{
+	return workload->says_dns ? 1 + workload->dns : 0;
+}
+
+bool workload_is_same(const struct workload *one, const struct workload *other)
+{
+	return one->bypass_inbound == other->bypass_inbound && dns_of(one) == dns_of(other) &&
+	       workload_is_same_pod(one, other);
+}
+
+bool told_write(const char *uid, const struct workload *workload)
+{
+	static const char *const dns[] = { "", "dns=false\n", "dns=true\n" };
+	char text[MAX_FILE], name[UID_STRLEN + 1];
+
+	told_name(uid, name);
+	if (workload)
+		snprintf(text, sizeof(text),
+			 "namespace=%s\nname=%s\nservice_account=%s\nbypass_inbound=%s\n%s",
+			 workload->namespace, workload->name, workload->service_account,
+			 workload->bypass_inbound ? "true" : "false", dns[dns_of(workload)]);
+	return write_beside(name, workload ? text : NULL);
+}
+
+bool told_read(const char *uid, struct workload *workload)
+{
+	char text[MAX_FILE + 1], name[UID_STRLEN + 1];
+
+	told_name(uid, name);
+	return read_beside(name, text) && !workload_parse(text, workload);
+}
+
+bool status_is_enabled(const char *uid)
+{
+	char text[MAX_FILE + 1];
+
+	return read_beside(uid, text) && !strcmp(text, "enabled\n");
+}
+
+bool files_outside_due(void)
+{
+	bool due;
+
+	if (outside_watched < 0)
+		outside_watch();
+	due = outside_due;
+	outside_due = false;
+	return due;
+}
+
+bool files_take_over(void)
+{
+	return takes_over;
+}
+
+void status_each(void (*act)(const union uid *uid))
+{
+	DIR *entries = opendir(config.status_dir);
+	struct dirent *entry;
+	union uid uid;
+
+	if (!entries)
+		return;
+	while ((entry = readdir(entries)))
+		if (uid_of_file(entry->d_name, &uid))
+			act(&uid);
+	closedir(entries);
+}
+
+void listed_each(const char *list, void (*act)(const union uid *uid))
+{
+	char path[PATH_MAX];
+	struct dirent *entry;
+	union uid uid;
+	DIR *entries;
+
+	snprintf(path, sizeof(path), "%s/%s", config.dir, list);
+	entries = complained ? NULL : opendir(path);
+	if (!entries)
+		return;
+	while ((entry = readdir(entries)))
+		if (uid_of_file(entry->d_name, &uid) && is_listed(list, entry->d_name))
+			act(&uid);
+	closedir(entries);
+}
+
+bool is_listed(const char *list, const char *uid)
+{
+	char path[PATH_MAX], text[MAX_FILE + 1];
+	const char *wrong;
+	int dir;
+
+	snprintf(path, sizeof(path), "%s/%s", config.dir, list);
+	dir = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (dir < 0)
+		return false;
+	wrong = file_read(dir, uid, text);
+	close(dir);
+	return !wrong;
+}

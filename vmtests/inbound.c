@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * inbound OBJECT PIN_DIR attach|bypass NAME NETNS - what arrives there goes to ztunnel
+ * inbound OBJECT PIN_DIR detach NAME
+ * inbound OBJECT PIN_DIR upgrade
+ *
+ * Drives loader/inbound.c as onramp-zds will.
+ */
+#include "../loader/inbound.h"
+#include <err.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* The object with inbound_lookup alone loaded, on the maps that are pinned. */
+static struct bpf_object *object_load(const char *path, const char *pin_dir)
+{
+	struct bpf_object *object = bpf_object__open_file(path, NULL);
+	struct bpf_program *program;
+	struct bpf_map *map;
+	char *pin;
+
+	if (!object)
+		err(1, "%s", path);
+	bpf_object__for_each_program(program, object) bpf_program__set_autoload(
+		program, !strcmp(bpf_program__name(program), "inbound_lookup"));
+	bpf_object__for_each_map (map, object) {
+		if (strchr(bpf_map__name(map), '.'))
+			continue;
+		if (asprintf(&pin, "%s/maps/%s", pin_dir, bpf_map__name(map)) < 0)
+			err(1, "memory");
+		bpf_map__set_pin_path(map, pin);
+		free(pin);
+	}
+	if (bpf_object__load(object))
+		err(1, "%s: load", path);
+	return object;
+}
+
+int main(int argc, char **argv)
+{
+	struct inbound_template template;
+	int netns, result;
+
+	if (argc < 4)
+		errx(1, "inbound OBJECT PIN_DIR attach|bypass|detach|upgrade [NAME [NETNS]]");
+	if (!strcmp(argv[3], "detach") && argc == 5) {
+		result = inbound_detach(argv[2], argv[4]);
+	} else {
+		result = inbound_open(&template, object_load(argv[1], argv[2]));
+		if (!result && !strcmp(argv[3], "upgrade")) {
+			result = inbound_upgrade(&template, argv[2]);
+		} else if (!result && argc == 6) {
+			netns = open(argv[5], O_RDONLY);
+			result = inbound_attach(&template, argv[2], argv[4], netns,
+						!strcmp(argv[3], "bypass"), false);
+		}
+	}
+	if (result)
+		errx(1, "%s: %s", argv[3], strerror(-result));
+	return 0;
+}

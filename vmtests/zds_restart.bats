@@ -1,0 +1,182 @@
+#!/usr/bin/env bats
+# SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+# bats file_tags=native
+# onramp-zds: that pods do not notice when it, ztunnel or onramp is started anew, nor the
+# machine but until then. (How they join and leave: zds_join.bats.)
+
+load helpers.bash
+load mesh.bash
+load zds.bash
+
+setup_file() {
+	members_node_up zds_restart
+}
+
+# One that failed is not to be the failure of the next.
+teardown() {
+	[ -n "${BATS_TEST_COMPLETED-}" ] || kpods_down
+}
+
+teardown_file() {
+	zds_node_down
+}
+
+# Two pods that are enabled, of which one is dialled and dials all the while.
+two_up() { # N OF THE FIRST
+	member_up one "$1"
+	member_up two $(($1 + 1)) bypass_inbound=true
+	dial_each_way one "$1"
+	said_before=$(all_said)
+}
+
+# What is not to change: rules, links, status.
+all_said() {
+	local name uid
+	for name in one two; do
+		uid_of $name
+		echo "$name $(rule $name) $(status $name)" \
+			"$("$BPFTOOL" -j link show pinned "$PIN/inbound/$uid" | jq -c '[.id, .netns_ino]')"
+	done
+}
+
+two_go_on() { # N
+	is "$(all_said)" "$said_before"
+	goes_by ztunnel one "$1"
+	way_of two "$SERVER6"
+	is "$way" ztunnel
+	way_of server "fd00:77::$(($1 + 1))"
+	is "$way" direct
+}
+
+two_down() {
+	dials_stop one server
+	member_down one
+	member_down two
+}
+
+@test "killed, ended, and onramp loaded anew beneath it: pods go on, and others join" {
+	two_up 20
+	for each in "KILL build/other" "TERM build"; do
+		zds_kill "${each% *}"
+		two_go_on 20
+		workload one by=nobody
+		zds_up
+		zt_has_snapshot
+		sleep 1.5
+		two_go_on 20
+		ONRAMP=$ROOT/${each#* }/onramp zds_load
+		sleep 1.5
+		two_go_on 20
+		member_up third 29
+		goes_by ztunnel third 29
+		member_down third
+	done
+	is "$(late)" 0
+	two_down
+}
+
+@test "a file that goes while it is not there is its pod's leaving, but several are nobody's" {
+	member_up one 23
+	member_up two 24
+	member_up three 25
+	zds_kill
+	no_workload one
+	goes_by ztunnel one 23
+	zds_up
+	retry 200 leaves_only one uid_netns
+	goes_by direct one 23
+	is "$(status two) $(status three)" "enabled enabled"
+	zds_kill
+	no_workload two
+	no_workload three
+	zds_up
+	logged "event=missing .*nobody leaves"
+	zt_has_snapshot
+	sleep 1.5
+	is "$(status two) $(status three)" "enabled enabled"
+	goes_by ztunnel two 24
+	# A DIR that is another by now, which has one file too few.
+	workload three
+	zds_kill
+	mv "$WORKLOADS" "$STATE/before"
+	cp -a "$STATE/before" "$WORKLOADS"
+	zds_up
+	zt_has_snapshot
+	sleep 1.5
+	is "$(status two) $(status three)" "enabled enabled"
+	goes_by ztunnel two 24
+	rm -r "$STATE/before"
+	workload two
+	sleep 0.5 # it has been seen
+	kpod_down one
+	member_down two
+	member_down three
+}
+
+@test "onramp unloaded beneath it: it ends with a line; loaded and started again all is as before" {
+	member_up one 25
+	member_up two 26 dns=true
+	onramp unload
+	retry 200 is_gone zds
+	is "$(grep -v ^event= "$WORK/zds")" "onramp-zds: $PIN: was unloaded: to be started again"
+	goes_by direct one 25
+	zds_load
+	zds_up
+	zt_has_snapshot # what status says until then is of the last one
+	enabled one two
+	goes_by ztunnel one 25
+	answered_by two ztunnel
+	# Both before it has noticed.
+	zds_signals STOP
+	onramp unload
+	zds_load
+	zds_signals CONT
+	retry 200 is_gone zds
+	is "$(grep -v ^event= "$WORK/zds")" "onramp-zds: $PIN: was unloaded: to be started again"
+	zds_up
+	zt_has_snapshot # what status says until then is of the last one
+	enabled one two
+	goes_by ztunnel one 25
+	is "$(late)" 0
+	zt_kill KILL zt
+	members_zt_up
+	goes_by ztunnel one 25
+	member_down one
+	member_down two
+}
+
+@test "onramp loaded in node mode beneath it: it ends with a line" {
+	settings_change 124 1 # as that load does
+	retry 200 is_gone zds
+	is "$(grep -v ^event= "$WORK/zds")" "onramp-zds: $PIN: is in node mode now, which needs no onramp-zds"
+	settings_change 124 2
+	zds_up
+	zt_has_snapshot
+}
+
+@test "a reboot: what was enabled is refused until ztunnel has acked, and has its rule before its first program" {
+	member_up one 27
+	member_up two 28
+	zds_kill
+	zt_kill KILL zt
+	onramp unload
+	kpod_end two
+	zds_load
+	zds_up
+	becomes one "pending waits for ztunnel"
+	becomes two "pending not-started"
+	is "$(rule one) $(rule two)" "zds-in zds-in"
+	goes_by refused one 27
+	cgroup_of two
+	mkdir -p "$CG/$cgroup/app"
+	way_of two "$SERVER"
+	is "$way" refused
+	serve two :: 80
+	members_zt_up
+	enabled one two
+	goes_by ztunnel one 27
+	goes_by ztunnel two 28
+	is "$(late)" 0
+	member_down one
+	member_down two
+}

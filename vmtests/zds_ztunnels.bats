@@ -1,0 +1,222 @@
+#!/usr/bin/env bats
+# SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+# bats file_tags=native
+# What onramp-zds tells ztunnels, one or two at once, and when: also where pods come, leave
+# and are made anew while a ztunnel has not answered yet. (What ztunnels may not say:
+# zds_peers.bats.)
+
+load helpers.bash
+load mesh.bash
+load zds.bash
+load zds_peers.bash
+
+setup_file() {
+	peers_up zds_ztunnels
+}
+
+teardown() {
+	peers_down
+	log_is_plain "$WORK/zds"
+}
+
+teardown_file() {
+	zds_node_down
+}
+
+# Two ztunnels, of which the second process is the newer; they dial in this order.
+two_ztunnels() { # FIRST SECOND
+	peer older zt "until=$WORK/go-older" hello all "until=$WORK/go-on" serve
+	sleep 0.1 # a process' start is told in hundredths of a second
+	peer newer zt2 "until=$WORK/go-newer" hello all "until=$WORK/go-on" serve
+	: >"$WORK/go-$1"
+	told "$1" "^snapshot"
+	: >"$WORK/go-$2"
+	told "$2" "^snapshot"
+}
+
+both_orders() { # FIRST SECOND
+	workload pod
+	workload other
+	two_ztunnels "$@"
+	is "$(all_told older)" "add other, add pod, snapshot"
+	is "$(all_told newer)" "add other, add pod, snapshot"
+	enabled pod other
+	# What the newer does not answer, the older's ack does not stand in for.
+	: >"$WORK/go-on"
+	workload third
+	enabled third
+	no_workload other
+	becomes other ""
+	uid_of other
+	told older "^del $uid"
+	told newer "^del $uid"
+	is "$(all_told older)" "add other, add pod, snapshot, add third, del other"
+	is "$(all_told newer)" "add other, add pod, snapshot, add third, del other"
+}
+
+@test "two ztunnels, the older dials first: each gets all, Add and Del to both" {
+	both_orders older newer
+}
+
+@test "... the newer dials first" {
+	both_orders newer older
+}
+
+@test "by the newest's ack alone a pod is enabled; the newest gone, by the next one's" {
+	peer older zt hello serve
+	sleep 0.1
+	peer newer zt2 hello all wait "until=$WORK/go-on" ack wait closed
+	told newer "^snapshot"
+	workload pod
+	told newer "^add"
+	told older "^add"
+	sleep 1.5
+	is "$(status pod)" "pending waits for ztunnel"
+	: >"$WORK/go-on"
+	enabled pod
+	workload other
+	uid_of other
+	told newer "^add $uid"
+	told older "^add $uid"
+	sleep 1.5
+	is "$(status other)" "pending waits for ztunnel"
+	peers_end zt2
+	enabled other
+	is "$(status pod)" enabled
+}
+
+# A pod's sandbox made anew: it has another netns, and its cgroup is the same.
+made_anew() { # NAME IP
+	local cgroup
+	cgroup_of "$1"
+	cgroup_end "$CG/$cgroup/sandbox"
+	ip -n "$RUN-node" link del "v$1"
+	ip netns del "$RUN-$1"
+	pod_up "$1" "$2" "$cgroup/app"
+	sandbox "$1"
+}
+
+netns_of() { # NAME
+	stat -L -c %i "/run/netns/$RUN-$1"
+}
+
+@test "a pod that leaves, or gets another netns, while Add is under way: Del follows, or Add" {
+	workload pod
+	peer slow zt hello wait "until=$WORK/go-1" ack wait ack wait ack wait "until=$WORK/go-2" ack \
+		wait "until=$WORK/go-3" ack wait ack wait closed
+	told slow "^add"
+	no_workload pod
+	becomes pod ""
+	: >"$WORK/go-1"
+	told slow "^del"
+	told slow "^snapshot"
+	workload third
+	uid_of third
+	before=$(netns_of third)
+	told slow "^add $uid .*netns=$before$"
+	made_anew third 10.77.1.4
+	sleep 1.5
+	: >"$WORK/go-2"
+	told slow "^add $uid .*netns=$(netns_of third)$"
+	[ "$before" != "$(netns_of third)" ]
+	is "$(status third)" "pending waits for ztunnel"
+	# ... and this once more, but that it leaves at once.
+	made_anew third 10.77.1.4
+	sleep 1.5
+	no_workload third
+	becomes third ""
+	: >"$WORK/go-3"
+	told slow "^del $uid"
+	run -1 grep wrong "$WORK/slow"
+}
+
+# All programs of a pod end, and its cgroup stays: as where there is no sandbox process.
+empty() { # NAME
+	local cgroup
+	cgroup_of "$1"
+	cgroup_end "$CG/$cgroup/sandbox"
+	cgroup_end "$CG/$cgroup/app"
+	mkdir "$CG/$cgroup/app"
+}
+
+@test "Keep for a pod whose netns nobody is in, before the snapshot; Add as soon as somebody is" {
+	workload pod
+	workload other
+	peer first zt hello serve
+	enabled pod other
+	zds_kill
+	peers_end zt
+	empty other
+	zds_up
+	peer second zt hello all "until=$WORK/go-on" serve
+	told second "^snapshot"
+	is "$(all_told second)" "add pod, keep other, snapshot"
+	is "$(status other)" enabled
+	: >"$WORK/go-on"
+	# One that was never told, and nobody is in: after the snapshot it is not named at all.
+	empty third
+	workload third
+	becomes third "pending no-process"
+	sandbox other
+	uid_of other
+	told second "^add $uid .*netns=$(netns_of other)$"
+	sandbox third
+	enabled pod other third
+	run -1 grep wrong "$WORK/second"
+	is "$(all_told second)" "add pod, keep other, snapshot, add other, add third"
+}
+
+@test "what has dialled as a pod's is ztunnel's as soon as its pod is said to be" {
+	local before uid
+	before=$(connects passed ztunnel)
+	dials_as_ztunnel() {
+		run_in late pod "$TCP" dial 10.77.1.3 80 || :
+		[ "$(connects passed ztunnel)" != "$before" ]
+	}
+	kpod_up late 10.77.0.30
+	onramp enroll 10.77.1.2
+	run -1 dials_as_ztunnel
+	run -1 dials_as_ztunnel
+	is_ztunnel late
+	retry 100 dials_as_ztunnel
+	onramp forget 10.77.1.2
+	uid_of late
+	rm "$WORKLOADS/ztunnels/$uid"
+	kpod_down late
+}
+
+@test "four ztunnels are known, a fifth is turned away, and told of once; until one of them has ended" {
+	local name n=20
+	for name in zt3 zt4 zt5; do
+		kpod_up $name 10.77.0.$n
+		is_ztunnel $name
+		n=$((n + 1))
+	done
+	logged "^event=cannot-join"
+	sleep 3.5
+	is "$(log_count "^event=cannot-join")" 1
+	# Whoever was the fifth.
+	turned=0
+	for name in zt zt2 zt3 zt4 zt5; do
+		peer "$name-peer" $name hello all serve
+		retry 200 grep -qE "^(snapshot|closed)" "$WORK/$name-peer"
+		if grep -q ^closed "$WORK/$name-peer"; then
+			turned=$((turned + 1))
+			last=$name
+		fi
+	done
+	is "$turned" 1
+	logged '^event=turned-away pid=[0-9]+ reason="four ztunnels are known"'
+	peers_end "$last"
+	if [ "$last" = zt5 ]; then name=zt4; else name=zt5; fi
+	kpod_end $name
+	peer again "$last" hello all serve
+	told again "^snapshot"
+	workload pod
+	enabled pod
+	for name in zt3 zt4 zt5; do
+		uid_of $name
+		rm "$WORKLOADS/ztunnels/$uid"
+		kpod_down $name
+	done
+}
