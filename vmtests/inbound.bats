@@ -429,8 +429,9 @@ soaks() {
 		run_in $pod/soak $pod "$TCP" soak "${ms:-15}" direct $to <"$WORK/soak" >"$WORK/soak-$pod" 2>"$WORK/lost-$pod" 3>&- &
 	done
 	exec 9>"$WORK/soak"
-	rm "$WORK/soak"
+	# One that is late opens it only now.
 	for pod in outside pod member; do retry 100 grep -q direct= "$WORK/soak-$pod"; done
+	rm "$WORK/soak"
 }
 
 none_lost() {
