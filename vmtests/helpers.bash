@@ -46,7 +46,8 @@ node_up() { # NAME
 }
 
 # A light pod: netns, veth to the bridge, address, cgroup.
-pod_up() { # NAME [IP] [CGROUP]
+pod_up() { light_pod_up "$@"; }
+light_pod_up() { # NAME [IP] [CGROUP]
 	ip netns add "$RUN-$1"
 	ip -n "$RUN-$1" -batch - <<-END
 		link set lo up
@@ -75,7 +76,8 @@ routes_to_light_pods() { # NAME...
 	for pod; do ip -n "$RUN-$pod" route add default via fd00:77::ff; done
 }
 
-pod_down() { # NAME
+pod_down() { light_pod_down "$@"; }
+light_pod_down() { # NAME
 	cgroup_end "$CG/$1"
 	opens_stay "$1"
 	ip -n "$RUN-node" link del "v$1" # the netns would take it along, but later
@@ -88,6 +90,7 @@ cgroup_end() { # DIRECTORY
 	[ -d "$1" ] || return 0
 	shopt -s globstar
 	for _ in {1..100}; do
+		[ -d "$1" ] || return 0 # gone by itself
 		for dir in "$1"/**/; do
 			while read -r pid; do kill -9 "$pid" 2>/dev/null || :; done \
 				<"$dir/cgroup.procs" 2>/dev/null

@@ -11,11 +11,15 @@ pod_cgroup() { # NAME
 }
 
 pod_up() { # NAME IP
+	netns_with_cni "$1" "$2"
+	container_up "$1" pause sleep infinity
+	container_up "$1" app sleep infinity
+}
+
+netns_with_cni() { # POD IP
 	ip netns add "$RUN-$1"
 	ip -n "$RUN-$1" link set lo up
 	cni ADD "$1" "$2" >/dev/null
-	container_up "$1" pause sleep infinity
-	container_up "$1" app sleep infinity
 }
 
 pod_down() { # NAME
@@ -74,9 +78,11 @@ container_down() { # POD CONTAINER
 
 # The OCI configuration that a runtime would write; a test changes it with jq.
 container_config() { # POD CGROUP COMMAND...
-	local args capabilities='["CAP_NET_BIND_SERVICE", "CAP_KILL", "CAP_SYS_ADMIN",
+	local words=("${@:3}") args capabilities='["CAP_NET_BIND_SERVICE", "CAP_KILL", "CAP_SYS_ADMIN",
 		"CAP_NET_ADMIN", "CAP_DAC_OVERRIDE"]'
-	args=$(printf ', "%s"' "${@:3}")
+	words=("${words[@]//\\/\\\\}")
+	words=("${words[@]//\"/\\\"}")
+	args=$(printf ', "%s"' "${words[@]}")
 	cat <<-END
 		{ "ociVersion": "1.0.2",
 		  "process": { "args": [${args#,}], "cwd": "/", "user": { "uid": 0, "gid": 0 },

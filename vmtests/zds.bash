@@ -68,8 +68,12 @@ kpod_named() { # NAME
 
 # A pod that has no UID.
 plain_up() { # NAME IP [N [CGROUP]]
-	pod_up "$1" "$2" "${4-$1}"
-	[ -z "${3-}" ] || ip -n "$RUN-$1" addr add "fd00:77::$3/64" dev eth0 nodad
+	light_pod_up "$1" "$2" "${4-$1}"
+	has_ipv6 "$1" "${3-}"
+}
+
+has_ipv6() { # POD [N]
+	[ -z "$2" ] || ip -n "$RUN-$1" addr add "fd00:77::$2/64" dev eth0 nodad
 }
 
 # Its first program, which stays.
@@ -92,10 +96,41 @@ kpod_end() { # NAME
 	cgroup_end "$CG/$cgroup"
 }
 
+# What runs in it next is to find its cgroup, as a kubelet makes it.
+kpod_begins_again() { # NAME
+	local cgroup
+	cgroup_of "$1"
+	mkdir -p "$CG/$cgroup/app"
+}
+
 kpod_down() { # NAME
 	kpod_end "$1"
-	pod_down "$1"
+	netns_down "$1"
 	rm "$WORK/uid-$1"
+}
+
+netns_down() { # POD
+	light_pod_down "$1"
+}
+
+# Its sandbox is made anew, as after a crash: another netns by the same UID. What ran
+# in the one before has ended, and its cgroup stays.
+sandbox_anew() { # NAME IP [N]
+	local cgroup
+	cgroup_of "$1"
+	containers_end "$1"
+	netns_down "$1"
+	plain_up "$1" "$2" "${3-}" "$cgroup/app"
+}
+
+# All programs of a pod end; its cgroups stay, as where there is no sandbox process.
+containers_end() { # NAME
+	local cgroup below
+	cgroup_of "$1"
+	for below in "$CG/$cgroup"/*/; do
+		cgroup_end "$below"
+		mkdir "$below"
+	done
 }
 
 # All but ztunnels, whatever they have come to.
@@ -488,3 +523,6 @@ nobody_left() {
 	goes_at_all ztunnel b
 	is "$(told_count zt del)" "$del_before"
 }
+
+# shellcheck source=vmtests/zds_runc.bash
+[ "${ONRAMP_TEST_RUNTIME-}" != runc ] || . "$ROOT/vmtests/zds_runc.bash"

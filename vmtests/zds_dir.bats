@@ -1,6 +1,6 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-# bats file_tags=native
+# bats file_tags=once
 # onramp-zds: what may become of the directory that is said in who is in the mesh, and of its
 # neighbours. Nobody leaves by that; it is told once, and read again when it can be. And what
 # onramp-zds does not start with. (What files in it are like: zds_files.bats.)

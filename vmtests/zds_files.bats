@@ -1,6 +1,6 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-# bats file_tags=native
+# bats file_tags=once
 # onramp-zds: what is written of pods, and what becomes of the directory that it is in.
 # Whatever that is, no pod leaves but by a single file that goes.
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+# bats file_tags=runc
 # onramp-zds: how pods join, change, leave, end and come again. (When it is started anew:
 # zds_restart.bats; what files may be like: zds_files.bats; what ztunnels may do:
 # zds_peers.bats.)
@@ -93,8 +94,7 @@ teardown_file() {
 	becomes ends "pending not-started"
 	is "$(rule ends)" zds-in
 	[ ! -e "$PIN/inbound/$uid" ]
-	cgroup_of ends
-	mkdir -p "$CG/$cgroup/app"
+	kpod_begins_again ends
 	serve ends :: 80
 	enabled ends
 	goes_by ztunnel ends 3
@@ -109,12 +109,8 @@ teardown_file() {
 @test "a sandbox made anew: its new netns is told, and refused until ztunnel has acked" {
 	member_up anew 4
 	uid_of anew
-	cgroup_of anew
 	zt_signals STOP zt
-	cgroup_end "$CG/$cgroup/app"
-	ip -n "$RUN-node" link del vanew
-	ip netns del "$RUN-anew" # which ztunnel holds open
-	plain_up anew 10.77.1.5 5 "$cgroup/app"
+	sandbox_anew anew 10.77.1.5 5 # the netns before is there still: ztunnel holds it open
 	way_of anew "$SERVER"
 	is "$way" refused
 	serve anew :: 80
@@ -130,11 +126,8 @@ teardown_file() {
 @test "one that has no process for a while stays, whether onramp-zds is started again or not" {
 	member_up still 6
 	member_up stopped 7
-	for name in still stopped; do
-		cgroup_of $name/app
-		cgroup_end "$CG/$cgroup"
-		mkdir "$CG/$cgroup"
-	done
+	containers_end still
+	containers_end stopped
 	sleep 2.5
 	goes_by_pods_own() {
 		for to in $SERVER $SERVER6; do

@@ -1,6 +1,6 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-# bats file_tags=native,long
+# bats file_tags=once,long
 # onramp-zds and those who dial it: ztunnels that say what they may not, or nothing, or no;
 # two at once; impostors. Whatever they do, each pod and every other ztunnel is served.
 
@@ -28,6 +28,7 @@ descriptors() {
 	find "/proc/$pid/fd" -mindepth 1 \( -lname 'socket:*' -o -lname 'net:*' \) | wc -l
 }
 
+# bats test_tags=runc
 @test "one that says what it may not is dropped, with one line that tells why; the others are served" {
 	peer good zt hello serve
 	told good "^snapshot"
@@ -135,6 +136,7 @@ only_one_is_left() {
 }
 
 # Two waits of half a minute, at once.
+# bats test_tags=runc
 @test "three NACKs: Del, refused, pending with its reason; told again later. No ack within 30 s: dropped" {
 	workload pod
 	# It is older than the next one: by what is acked there, pods are enabled.
@@ -189,6 +191,7 @@ enough_adds() { # COUNT: of pods, but other
 	enabled other
 }
 
+# bats test_tags=runc
 @test "impostors: root in an enrolled pod, on the node, in a cgroup that only looks like ztunnel's" {
 	local uid cgroup
 	peer good zt hello serve

@@ -1,6 +1,6 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-# bats file_tags=native
+# bats file_tags=runc
 # onramp-zds: that pods do not notice when it, ztunnel or onramp is started anew, nor the
 # machine but until then. (How they join and leave: zds_join.bats.)
 
@@ -167,8 +167,7 @@ two_down() {
 	becomes two "pending not-started"
 	is "$(rule one) $(rule two)" "zds-in zds-in"
 	goes_by refused one 27
-	cgroup_of two
-	mkdir -p "$CG/$cgroup/app"
+	kpod_begins_again two
 	way_of two "$SERVER"
 	is "$way" refused
 	serve two :: 80

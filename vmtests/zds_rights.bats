@@ -1,6 +1,6 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-# bats file_tags=native
+# bats file_tags=once
 # What onramp-zds may do, and needs no more than: which capabilities, a root that is read
 # only but for where it writes, the node's pids. Its uid is root's, whose DIR is.
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-# bats file_tags=alone,native
+# bats file_tags=alone
 # onramp-zds with many pods, and killed again and again: nothing goes past ztunnel, and
 # nothing is left behind.
 
@@ -120,6 +120,7 @@ through_ztunnel() {
 	is "$(find "/proc/$(cat "$CG/zds/cgroup.procs")/fd" -lname 'net:*' | wc -l)" 0
 }
 
+# bats test_tags=runc
 @test "killed $KILLS times at any moment, pods come and go: no connection is lost or direct" {
 	kpod_up one 10.77.1.2 12
 	kpod_up two 10.77.1.3 13

@@ -1,6 +1,6 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-# bats file_tags=native
+# bats file_tags=once
 # Where onramp-zds is found: its socket, which others may have, take or leave behind; and
 # /metrics and /healthz, whoever asks for them and how slowly.
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-# bats file_tags=native
+# bats file_tags=once,runc
 # What onramp-zds tells ztunnels, one or two at once, and when: also where pods come, leave
 # and are made anew while a ztunnel has not answered yet. (What ztunnels may not say:
 # zds_peers.bats.)
@@ -85,14 +85,8 @@ both_orders() { # FIRST SECOND
 	is "$(status pod)" enabled
 }
 
-# A pod's sandbox made anew: it has another netns, and its cgroup is the same.
 made_anew() { # NAME IP
-	local cgroup
-	cgroup_of "$1"
-	cgroup_end "$CG/$cgroup/sandbox"
-	ip -n "$RUN-node" link del "v$1"
-	ip netns del "$RUN-$1"
-	pod_up "$1" "$2" "$cgroup/app"
+	sandbox_anew "$@"
 	sandbox "$1"
 }
 
@@ -130,15 +124,6 @@ netns_of() { # NAME
 	run -1 grep wrong "$WORK/slow"
 }
 
-# All programs of a pod end, and its cgroup stays: as where there is no sandbox process.
-empty() { # NAME
-	local cgroup
-	cgroup_of "$1"
-	cgroup_end "$CG/$cgroup/sandbox"
-	cgroup_end "$CG/$cgroup/app"
-	mkdir "$CG/$cgroup/app"
-}
-
 @test "Keep for a pod whose netns nobody is in, before the snapshot; Add as soon as somebody is" {
 	workload pod
 	workload other
@@ -146,7 +131,7 @@ empty() { # NAME
 	enabled pod other
 	zds_kill
 	peers_end zt
-	empty other
+	containers_end other
 	zds_up
 	peer second zt hello all "until=$WORK/go-on" serve
 	told second "^snapshot"
@@ -154,7 +139,7 @@ empty() { # NAME
 	is "$(status other)" enabled
 	: >"$WORK/go-on"
 	# One that was never told, and nobody is in: after the snapshot it is not named at all.
-	empty third
+	containers_end third
 	workload third
 	becomes third "pending no-process"
 	sandbox other
