@@ -128,7 +128,7 @@ launch() { # FILE COMMAND...: its output goes there
 	local out=$1
 	shift
 	: >"$out" # or the one before is taken for ready
-	"$@" >>"$out" 2>&1 3>&- 9>&- &
+	"$@" </dev/null >>"$out" 2>&1 3>&- 9>&- &
 	disown # or bash tells of its end
 	ready "$out"
 }

@@ -220,9 +220,14 @@ enough_adds() { # COUNT: of pods, but other
 		pod${uid}0 zt
 	END
 	cgroup_end "$CG/pod${uid}0"
-	# One that is gone before it is looked at, and another that goes on with its connection.
+	# One that is gone before it is looked at, and another that goes on with its connection:
+	# no container's first process, with which all end.
 	zds_signals STOP
-	peer bad zt hello orphan closed
+	cgroup_of zt/peers/bad
+	mkdir -p "$CG/$cgroup"
+	: >"$WORK/bad"
+	launch "$WORK/bad" light_run_in "$cgroup" zt "$ROOT/vmtests/zds-peer" "$ZDS_SOCKET" \
+		hello orphan closed
 	retry 200 is_orphan
 	zds_signals CONT
 	told bad "^closed"
