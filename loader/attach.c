@@ -12,7 +12,8 @@
  */
 static const struct hook {
 	const char *name; /* of the program, and of its pin */
-	enum { KERNEL, FILES, FILE_OF_PODS, CGROUP, ZTUNNELS_OWN, PODS_OWN, KUBELETS, NETNS } where;
+	enum { KERNEL, FILES, FILE_OF_PODS, CGROUP, ZTUNNELS_OWN, ZTUNNELS_AT_TIMES, PODS_OWN,
+	       KUBELETS, NETNS } where;
 	enum { ALWAYS, IN_NODE_MODE, IN_IN_POD_MODE, EVERYWHERE, WITH_DNS, WITH_AUDIT } when;
 } hooks[] = {
 	{ "sched_process_exec", KERNEL, ALWAYS },
@@ -30,7 +31,7 @@ static const struct hook {
 	{ "bind6", ZTUNNELS_OWN, ALWAYS },
 	{ "bind6", CGROUP, EVERYWHERE },
 	{ "sock_ops", CGROUP, IN_NODE_MODE },
-	{ "sock_ops", ZTUNNELS_OWN, IN_IN_POD_MODE },
+	{ "sock_ops", ZTUNNELS_AT_TIMES, IN_IN_POD_MODE },
 	{ "sock_ops", KUBELETS, IN_IN_POD_MODE },
 	{ "getsockname4", CGROUP, IN_IN_POD_MODE },
 	{ "getsockname6", CGROUP, IN_IN_POD_MODE },
@@ -68,6 +69,17 @@ static bool is_needed(const struct hook *hook, const struct options *options, bo
 	default:
 		return true;
 	}
+}
+
+static bool is_ztunnels(const struct hook *hook)
+{
+	return hook->where == ZTUNNELS_OWN || hook->where == ZTUNNELS_AT_TIMES;
+}
+
+/* onramp-zds attaches it, too. */
+static bool is_for_zds(const struct hook *hook)
+{
+	return is_ztunnels(hook) || hook->where == PODS_OWN;
 }
 
 static struct bpf_program *program_of(struct bpf_object *object, const struct hook *hook)
@@ -179,6 +191,7 @@ static void program_pin(struct bpf_program *program)
 		die("%s: %m", path);
 }
 
+/* NULL: not by us, but what onramp-zds has attached is renewed. */
 static void attach_to_ztunnels(const struct bpf_program *program, const struct ztunnels *ztunnels)
 {
 	for (int place = 0; place < ZTUNNELS; place++) {
@@ -186,7 +199,7 @@ static void attach_to_ztunnels(const struct bpf_program *program, const struct z
 		const char *path = pin("links/%s-%d", bpf_program__name(program), place);
 		int old = bpf_obj_get(path);
 
-		if (ztunnels->cgroup[place])
+		if (ztunnels && ztunnels->cgroup[place])
 			attach_to_cgroup(program, path, ztunnels->cgroup[place]);
 		else if (link_info(old).cgroup.cgroup_id && renew(old, program))
 			die("%s: cannot be renewed: %m: see onramp-doctor", path);
@@ -260,10 +273,12 @@ void programs_attach(struct bpf_object *object, const struct options *options,
 			attach(program, pin("%s", hook->name), false);
 		if (hook->where == FILE_OF_PODS)
 			attach(program, pin("%s", hook->name), true);
-		if (in_pod && (hook->where == ZTUNNELS_OWN || hook->where == PODS_OWN))
+		if (in_pod && is_for_zds(hook))
 			program_pin(program);
 		if (hook->where == ZTUNNELS_OWN)
 			attach_to_ztunnels(program, ztunnels);
+		if (hook->where == ZTUNNELS_AT_TIMES)
+			attach_to_ztunnels(program, NULL);
 		if (hook->where == PODS_OWN)
 			renew_pods_own(hook->name, program);
 		if (hook->where == KUBELETS)
@@ -297,13 +312,13 @@ void programs_detach_others(const struct options *options, const struct ztunnels
 
 		if (!needed && (hook->where == CGROUP || hook->where == KERNEL))
 			unlink(pin("links/%s", hook->name));
-		if (!in_pod && (hook->where == ZTUNNELS_OWN || hook->where == PODS_OWN))
+		if (!in_pod && is_for_zds(hook))
 			unlink(pin("programs/%s", hook->name));
 		if (!needed && hook->where == PODS_OWN)
 			renew_pods_own(hook->name, NULL);
 		if (!needed && hook->where == NETNS)
 			inbound_detach_all(options->given['p']);
-		for (int i = 0; hook->where == ZTUNNELS_OWN && i < ZTUNNELS; i++)
+		for (int i = 0; is_ztunnels(hook) && i < ZTUNNELS; i++)
 			unlink_if(!needed, pin("links/%s-%d", hook->name, i));
 		for (int i = 0; hook->where == KUBELETS && i < WORDS; i++)
 			if (!needed || i >= kubelets->count)

@@ -165,6 +165,12 @@ void bpf_let_go(const char *uid);
 /* Attaches, in a pod's cgroup, what captures its DNS; off: takes it away. */
 int bpf_dns(const char *uid, const char *cgroup, bool on);
 
+/*
+ * Whether BPF notes at what the ztunnel in a cgroup begins to listen: what arrives can be
+ * led to nothing else. It costs each of its connections, out of a pod and into one.
+ */
+int bpf_listening_noted(const char *cgroup, bool noted);
+
 /* Its pod's cgroup is ztunnel's from now on. */
 int bpf_ztunnel_joins(const char *cgroup);
 

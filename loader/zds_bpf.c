@@ -297,8 +297,9 @@ struct hook {
 static const struct hook ztunnels_own[] = {
 	{ "getsockopt", BPF_CGROUP_GETSOCKOPT }, { "setsockopt", BPF_CGROUP_SETSOCKOPT },
 	{ "bind4", BPF_CGROUP_INET4_BIND },	 { "bind6", BPF_CGROUP_INET6_BIND },
-	{ "sock_ops", BPF_CGROUP_SOCK_OPS },
 };
+
+static const struct hook of_listening = { "sock_ops", BPF_CGROUP_SOCK_OPS };
 
 /* recvmsg first: what sendmsg sends elsewhere is to come back from where it was sent. */
 static const struct hook of_dns[] = {
@@ -424,6 +425,26 @@ static int ztunnel_joins(const char *cgroup)
 			return -errno;
 	}
 	return ztunnels_say();
+}
+
+/* Without a loader's lock: a load may take a second, and what it renews does the same. */
+int bpf_listening_noted(const char *cgroup, bool noted)
+{
+	char path[PATH_MAX], place[16];
+	struct ztunnel ztunnel;
+	struct stat status;
+	__u64 id;
+
+	if (stat(cgroup, &status))
+		return -errno;
+	id = status.st_ino;
+	if (bpf_map_lookup_elem(maps.ztunnels, &id, &ztunnel))
+		return -errno;
+	snprintf(place, sizeof(place), "%u", ztunnel.place);
+	if (noted)
+		return hooks_attach(&of_listening, 1, cgroup, place);
+	snprintf(path, sizeof(path), "%s/links/%s-%s", config.pin_dir, of_listening.program, place);
+	return unlink(path) ? -errno : 0;
 }
 
 /* Not while a loader is at work, which gives places too: as it does, by the directory. */

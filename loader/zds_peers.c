@@ -15,6 +15,7 @@
 #define ACK_WITHIN 30000
 #define ACCEPTS 5 /* a second */
 #define REST 200  /* of the listener's, where these are too many */
+#define HEED 3000 /* after all have answered */
 
 static struct peer {
 	int fd; /* 0: free */
@@ -26,6 +27,8 @@ static struct peer {
 	struct pod *asked; /* about it; NULL: the snapshot */
 	bool asked_del;
 	__u64 deadline;
+	char *cgroup;	/* of its pod */
+	bool is_heeded; /* where it begins to listen is noted */
 } peers[PEERS];
 
 struct peer_counts peer_counts;
@@ -38,6 +41,8 @@ static bool some_cannot_join, said_cannot_join; /* ztunnels, in a round; and tha
 static __u64 look_at;
 static __u64 rests_until;      /* the listener; 0: it does not */
 static __u64 accepts[ACCEPTS]; /* when the last ones were */
+static __u64 heeded_until;     /* all that are, at least */
+static bool said_cannot_heed;
 
 static void drop(struct peer *peer, const char *why)
 {
@@ -47,7 +52,51 @@ static void drop(struct peer *peer, const char *why)
 	if (peer->asked && !peer->asked_del)
 		pod_hold(peer->asked);
 	pods_forget_peer(peer - peers);
+	free(peer->cgroup);
 	*peer = (struct peer){};
+}
+
+/*
+ * Before it may listen somewhere: not until it is told of a pod. False: that cannot be
+ * noted now, and so is not to be.
+ */
+static bool heed(struct peer *peer)
+{
+	int err = peer->is_heeded ? 0 : bpf_listening_noted(peer->cgroup, true);
+
+	if (err && !said_cannot_heed)
+		log_event("cannot-note", "pid=%d error=\"%s\"", peer->pid, strerror(-err));
+	said_cannot_heed = err;
+	peer->is_heeded = !err;
+	heeded_until = now() + HEED;
+	wake_in(HEED);
+	return !err;
+}
+
+/* Whether nobody is about to listen: all know all, and have answered. */
+static bool are_settled(void)
+{
+	bool any = false;
+
+	for (struct peer *peer = peers; peer < peers + PEERS; peer++) {
+		if (peer->fd && (!peer->has_snapshot || peer->is_asked))
+			return false;
+		any = any || peer->fd;
+	}
+	for (struct pod *pod = pods; pod; pod = pod->next)
+		for (int i = 0; i < PEERS; i++)
+			if (peers[i].fd && pod->by[i] == NACKED) /* it may try by itself */
+				return false;
+	return any;
+}
+
+static void heed_no_more(void)
+{
+	for (struct peer *peer = peers; peer < peers + PEERS; peer++) {
+		if (peer->is_heeded)
+			bpf_listening_noted(peer->cgroup, false);
+		peer->is_heeded = false;
+	}
 }
 
 static struct peer *peer_of(int fd)
@@ -130,7 +179,10 @@ static const char *turned_away(int fd, struct peer *peer)
 	err = bpf_ztunnel_joins(cgroup);
 	if (err == -EUSERS)
 		return "four ztunnels are known";
-	return err ? strerror(-err) : NULL;
+	if (err)
+		return strerror(-err);
+	peer->cgroup = strdup(cgroup);
+	return peer->cgroup ? NULL : strerror(ENOMEM);
 }
 
 /* From what it said; NULL: it cannot be read. To be freed by the library. */
@@ -319,6 +371,8 @@ static bool tell_pod(struct peer *peer, struct pod *pod)
 	}
 	if (pod->is_tellable && !is_held && (by == UNTOLD || by == KEPT || by == NACKED) &&
 	    (is_due || !pod->nacks[number])) {
+		if (!heed(peer))
+			return false;
 		tell_add(peer, pod);
 		return true;
 	}
@@ -388,6 +442,7 @@ static void let_in(int fd)
 	peer->deadline = now() + HELLO_WITHIN;
 	wake_in(HELLO_WITHIN);
 	watch(fd, on_peer);
+	heed(peer);
 	log_event("connected", "pid=%d", peer->pid);
 }
 
@@ -457,6 +512,9 @@ static void ztunnel_join(const union uid *uid)
 	const char *cgroup = cgroup_of(uid);
 	int err = cgroup ? bpf_ztunnel_joins(cgroup) : 0;
 
+	/* It may listen without us: another tells it what to do, for now. */
+	if (!err && cgroup && said_standing_by)
+		err = bpf_listening_noted(cgroup, true);
 	if (!err || err == -EAGAIN)
 		return;
 	some_cannot_join = true;
@@ -555,5 +613,9 @@ void peers_tick(void)
 			continue;
 		}
 		drop(peer, peer->has_hello ? "no answer within 30 s" : "no hello within 5 s");
+	}
+	if (heeded_until && now() >= heeded_until && are_settled()) {
+		heed_no_more();
+		heeded_until = 0;
 	}
 }

@@ -3,10 +3,12 @@
  * inbound OBJECT PIN_DIR attach|bypass NAME NETNS - what arrives there goes to ztunnel
  * inbound OBJECT PIN_DIR detach NAME
  * inbound OBJECT PIN_DIR upgrade
+ * inbound OBJECT PIN_DIR note NAME CGROUP - what a ztunnel there begins to listen at
  *
- * Drives loader/inbound.c as onramp-zds will.
+ * Drives loader/inbound.c as onramp-zds does.
  */
 #include "../loader/inbound.h"
+#include <bpf/bpf.h>
 #include <err.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -39,15 +41,30 @@ static struct bpf_object *object_load(const char *path, const char *pin_dir)
 	return object;
 }
 
+/* As loader/zds_bpf.c does, which is no part of this. */
+static int note(const char *pin_dir, const char *name, const char *cgroup)
+{
+	char program[4096], path[4096];
+	int link;
+
+	snprintf(program, sizeof(program), "%s/programs/sock_ops", pin_dir);
+	snprintf(path, sizeof(path), "%s/links/sock_ops-%s", pin_dir, name);
+	link = bpf_link_create(bpf_obj_get(program), open(cgroup, O_RDONLY), BPF_CGROUP_SOCK_OPS,
+			       NULL);
+	return link < 0 || bpf_obj_pin(link, path) ? -errno : 0;
+}
+
 int main(int argc, char **argv)
 {
 	struct inbound_template template;
 	int netns, result;
 
 	if (argc < 4)
-		errx(1, "inbound OBJECT PIN_DIR attach|bypass|detach|upgrade [NAME [NETNS]]");
+		errx(1, "inbound OBJECT PIN_DIR attach|bypass|detach|upgrade|note [NAME [OF]]");
 	if (!strcmp(argv[3], "detach") && argc == 5) {
 		result = inbound_detach(argv[2], argv[4]);
+	} else if (!strcmp(argv[3], "note") && argc == 6) {
+		result = note(argv[2], argv[4], argv[5]);
 	} else {
 		result = inbound_open(&template, object_load(argv[1], argv[2]));
 		if (!result && !strcmp(argv[3], "upgrade")) {

@@ -55,10 +55,14 @@ said() { # FILE PATTERN
 	retry 60 grep -q -- "$2" "$WORK/$1" || { cat "$WORK/$1" >&2; return 1; }
 }
 
-# As loader/inbound.c's users will.
-lead() { # POD...: what arrives there goes to ztunnel
-	local pod
-	for pod; do "$INBOUND" "$OBJECT" "$PIN" attach "$pod" "/run/netns/$RUN-$pod"; done
+# As onramp-zds does: what arrives there goes to ztunnel, which may begin to listen.
+lead() { # POD...
+	local pod zt place=0
+	for zt in "$CG"/zt{,1,2}; do
+		[ ! -d "$zt" ] || [ -e "$PIN/links/sock_ops-$place" ] || inbound note "$place" "$zt"
+		place=$((place + 1))
+	done
+	for pod; do inbound attach "$pod" "/run/netns/$RUN-$pod"; done
 }
 
 inbound() { # COMMAND [NAME [NETNS]]

@@ -90,6 +90,27 @@ made_anew() { # NAME IP
 	sandbox "$1"
 }
 
+noted() { # COUNT: of so many ztunnels it is
+	is "$(find "$PIN/links" -name 'sock_ops-[0-9]' | wc -l)" "$1" 2>/dev/null
+}
+
+@test "where ztunnels listen is noted from before they are told of a pod until all have answered" {
+	peer one zt hello all wait "until=$WORK/go-on" ack serve
+	peer two zt2 hello serve
+	told one "^snapshot"
+	told two "^snapshot"
+	noted 2
+	retry 300 noted 0
+	workload pod
+	told one "^add"
+	noted 2
+	sleep 4.2
+	noted 2 # for as long as it takes
+	: >"$WORK/go-on"
+	enabled pod
+	retry 300 noted 0
+}
+
 netns_of() { # NAME
 	stat -L -c %i "/run/netns/$RUN-$1"
 }
