@@ -1,6 +1,6 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-# bats file_tags=runc
+# bats file_tags=once,runc
 # onramp-zds: that pods do not notice when it, ztunnel or onramp is started anew, nor the
 # machine but until then. (How they join and leave: zds_join.bats.)
 
