@@ -12,6 +12,8 @@ def labels: {
 	"direct": "direct dial", "iptables": "iptables REDIRECT",
 	"nftables": "nftables redirect", "istio": "Istio's in-pod rules",
 	"in-pod": "onramp, in-pod mode",
+	"direct6": "IPv6 socket, direct", "in-pod6": "  onramp, in-pod mode",
+	"v6only": "IPV6_V6ONLY, direct", "in-pod-v6only": "  onramp, in-pod mode",
 	"node-direct": "direct dial", "node-mode": "onramp, node mode",
 	"unloaded": "pod, nothing loaded", "idle": "pod, node mode",
 	"idle-plain": "  without -t", "idle-in-pod": "pod, in-pod mode",
@@ -44,8 +46,11 @@ def goal(name): { name: name } + .;
 			+ if $mine[0].floor != "-" then
 				{ ratio: ratio($row; $mine[0].floor; $metric) } else {} end))],
 	goals: [
-		(ratio("in-pod"; "direct"; "connect_p50") | at_most(1.05)
+		(ratio("in-pod"; "direct"; "connect_p50") | at_most(1.06)
 			| goal("in-pod mode: connect(), of the floor's")),
+		(ratio("in-pod6"; "direct6"; "connect_p50") | at_most(1.06) | goal("  IPv6")),
+		(ratio("in-pod"; "unloaded"; "connect_p50") | at_most(1)
+			| goal("  of a direct dial across veth")),
 		(overhead("in-pod"; "iptables"; "direct"; "connect_p50") | at_most(0.333)
 			| goal("  what it adds, of what iptables adds")),
 		(overhead("in-pod"; "nftables"; "direct"; "connect_p50") | at_most(0.333)

@@ -18,13 +18,14 @@
  *   -r N        round trips on one connection      -b N    bulk data on one
  *   -g N        getsockopt() of something else than SO_ORIGINAL_DST
  *   -n N        so many short connections, -m N so many round trips instead
- *   -l N        first opens N connections and keeps them, 10,000 of them to IP,
- *               as many to the next address, and so on
+ *   -l N        first opens N connections and keeps them, 10,000 of them to IP (which
+ *               is IPv4), as many to the next address, and so on
+ *   -V          sockets are IPV6_V6ONLY
  *   -W          each short connection is closed by FIN, and so is in TIME_WAIT after
  *   -S          with the kernel's accounting of BPF programs on
  *
- * A short connection is: socket, connect, 16 bytes there, 24 back, and close by
- * RST. The client holds no TIME_WAIT then, of which 28,232 would stop node mode,
+ * IP decides the family of sockets; IPv4 may be written IPv4-mapped. A short
+ * connection is: socket, connect, 32 bytes there, 56 back, and close by RST. The client holds no TIME_WAIT then, of which 28,232 would stop node mode,
  * and neither end has state left over that would make the next one differ; it is
  * also the shortest, so that what is added to it shows most.
  */
@@ -53,10 +54,16 @@
 #define PORTS 10000 /* of 28,232: the second half of them is slow to search */
 #define WARM_UP 64  /* connections or round trips */
 
+union name {
+	struct sockaddr any;
+	struct sockaddr_in v4;
+	struct sockaddr_in6 v6;
+};
+
 struct wish {
-	__be32 ip;
+	struct in6_addr ip; /* IPv4: mapped */
 	__be16 port;
-	__u16 pad;
+	__u16 pad[3];
 };
 
 struct request {
@@ -72,7 +79,7 @@ struct answer {
 static struct {
 	struct wish original;
 	clockid_t proxy;
-	bool has_proxy, time_wait;
+	bool has_proxy, time_wait, v6only;
 	int cpu, one, two, round, bulk, getsockopt, count, trips, live, workers;
 } opt = { .cpu = -1 };
 
@@ -114,15 +121,37 @@ static void settle(int cpu)
 	setpriority(PRIO_PROCESS, 0, -20);
 }
 
-static struct sockaddr_in parse(const char *ip, const char *port)
+static union name parse(const char *ip, const char *port)
 {
-	struct sockaddr_in name = { .sin_family = AF_INET, .sin_port = htons(atoi(port)) };
+	union name name = { .v6 = { .sin6_family = AF_INET6, .sin6_port = htons(atoi(port)) } };
 
-	if (inet_pton(AF_INET, ip, &name.sin_addr) != 1) {
-		fprintf(stderr, "bench: %s: not an IPv4 address\n", ip);
+	if (inet_pton(AF_INET6, ip, &name.v6.sin6_addr) == 1)
+		return name;
+	name.any.sa_family = AF_INET; /* the port is in the same place */
+	if (inet_pton(AF_INET, ip, &name.v4.sin_addr) != 1) {
+		fprintf(stderr, "bench: %s: not an IP address\n", ip);
 		exit(2);
 	}
 	return name;
+}
+
+static socklen_t name_size(const union name *name)
+{
+	return name->any.sa_family == AF_INET6 ? sizeof(name->v6) : sizeof(name->v4);
+}
+
+static struct wish wish_of(const union name *name)
+{
+	struct wish wish = { .port = name->v4.sin_port };
+
+	if (name->any.sa_family == AF_INET6) {
+		wish.ip = name->v6.sin6_addr;
+		return wish;
+	}
+	wish.ip.s6_addr[10] = 0xff;
+	wish.ip.s6_addr[11] = 0xff;
+	wish.ip.s6_addr32[3] = name->v4.sin_addr.s_addr;
+	return wish;
 }
 
 static void raise_limit(void)
@@ -146,31 +175,35 @@ static struct {
 
 static int listen_on(const char *port)
 {
-	struct sockaddr_in name = parse("0.0.0.0", port);
-	int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+	union name name = parse("::", port);
+	int fd = socket(AF_INET6, SOCK_STREAM | SOCK_NONBLOCK, 0);
 
+	if (fd < 0 && errno == EAFNOSUPPORT) {
+		name = parse("0.0.0.0", port);
+		fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+	}
 	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &(int){ 1 }, sizeof(int));
 	setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &(int){ 1 }, sizeof(int));
-	if (bind(fd, (struct sockaddr *)&name, sizeof(name)) || listen(fd, 4096))
+	if (bind(fd, &name.any, name_size(&name)) || listen(fd, 4096))
 		die(port);
 	return fd;
 }
 
 static void take(int epoll, int listener)
 {
-	struct sockaddr_in original = {};
-	socklen_t size = sizeof(original);
-	int fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK);
+	union name peer, original = {};
+	socklen_t size = sizeof(original), peer_size = sizeof(peer);
+	/* ztunnel asks who it is, too. */
+	int fd = accept4(listener, &peer.any, &peer_size, SOCK_NONBLOCK);
 
 	if (fd < 0 && errno == EAGAIN)
 		return;
 	if (fd < 0 || fd >= MAX_FDS)
 		die("accept");
 	memset(&conns[fd], 0, sizeof(conns[fd]));
-	if (!getsockopt(fd, SOL_IP, SO_ORIGINAL_DST, &original, &size)) {
-		conns[fd].seen.ip = original.sin_addr.s_addr;
-		conns[fd].seen.port = original.sin_port;
-	}
+	if (!getsockopt(fd, SOL_IP, SO_ORIGINAL_DST, &original, &size) ||
+	    !getsockopt(fd, SOL_IPV6, SO_ORIGINAL_DST, &original, &size))
+		conns[fd].seen = wish_of(&original);
 	epoll_ctl(epoll, EPOLL_CTL_ADD, fd,
 		  &(struct epoll_event){ .events = EPOLLIN, .data.fd = fd });
 }
@@ -238,7 +271,7 @@ static _Noreturn void proxy(const char *port)
 
 static __u32 *samples;
 static __u32 sampled;
-static struct sockaddr_in to;
+static union name to;
 
 static void sample(__u64 ns)
 {
@@ -258,13 +291,22 @@ static __u32 quantile(__u32 percent)
 	return sampled ? samples[(__u64)(sampled - 1) * percent / 100] : 0;
 }
 
+static int socket_make(void)
+{
+	int fd = socket(to.any.sa_family, SOCK_STREAM, 0);
+
+	if (opt.v6only)
+		setsockopt(fd, SOL_IPV6, IPV6_V6ONLY, &(int){ 1 }, sizeof(int));
+	return fd;
+}
+
 /* Returns the socket and how long connect() took. */
 static int dial(__u64 *took)
 {
-	int fd = socket(AF_INET, SOCK_STREAM, 0);
+	int fd = socket_make();
 	__u64 start = now();
 
-	if (connect(fd, (struct sockaddr *)&to, sizeof(to)))
+	if (connect(fd, &to.any, name_size(&to)))
 		die("connect");
 	*took = now() - start;
 	return fd;
@@ -275,7 +317,7 @@ static void ask(int fd, __u64 bulk)
 {
 	static char buffer[BULK];
 	struct request request = { .said = opt.original, .bulk = bulk };
-	char seen[INET_ADDRSTRLEN];
+	char seen[INET6_ADDRSTRLEN];
 	struct answer answer;
 	ssize_t got;
 
@@ -290,8 +332,8 @@ static void ask(int fd, __u64 bulk)
 	if (read(fd, &answer, sizeof(answer)) != sizeof(answer))
 		die("read");
 	if (answer.wrong) {
-		inet_ntop(AF_INET, &answer.seen.ip, seen, sizeof(seen));
-		fprintf(stderr, "bench: the proxy was told %s:%u as the original destination\n",
+		inet_ntop(AF_INET6, &answer.seen.ip, seen, sizeof(seen));
+		fprintf(stderr, "bench: the proxy was told [%s]:%u as the original destination\n",
 			seen, ntohs(answer.seen.port));
 		exit(1);
 	}
@@ -440,7 +482,7 @@ static void getsockopts(void)
 /* The connections from one to another, by a process that keeps them; how many. */
 static int live_process(int from, int until)
 {
-	const struct sockaddr_in first = to;
+	const union name first = to;
 	int kept = 0, fd, pipes[2];
 
 	if (pipe(pipes))
@@ -455,11 +497,11 @@ static int live_process(int from, int until)
 	}
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	for (int i = from; i < until; i++, kept++) {
-		to.sin_addr.s_addr = htonl(ntohl(first.sin_addr.s_addr) + i / PORTS);
-		if (opt.original.ip)
-			opt.original.ip = to.sin_addr.s_addr;
-		fd = socket(AF_INET, SOCK_STREAM, 0);
-		if (fd < 0 || connect(fd, (struct sockaddr *)&to, sizeof(to)))
+		to.v4.sin_addr.s_addr = htonl(ntohl(first.v4.sin_addr.s_addr) + i / PORTS);
+		if (opt.original.port)
+			opt.original.ip = wish_of(&to).ip;
+		fd = socket_make();
+		if (fd < 0 || connect(fd, &to.any, name_size(&to)))
 			break;
 		reset_at_close(fd);
 		ask(fd, 0);
@@ -495,10 +537,11 @@ static void account(void)
 		die("BPF_ENABLE_STATS");
 }
 
-static struct wish wish_of(char *text)
+/* IP:PORT, where IP may have colons. */
+static struct wish wish_read(char *text)
 {
-	char *colon = strchr(text, ':');
-	struct sockaddr_in name;
+	char *colon = strrchr(text, ':');
+	union name name;
 
 	if (!colon) {
 		fprintf(stderr, "bench: %s: give IP:PORT\n", text);
@@ -506,7 +549,7 @@ static struct wish wish_of(char *text)
 	}
 	*colon = 0;
 	name = parse(text, colon + 1);
-	return (struct wish){ .ip = name.sin_addr.s_addr, .port = name.sin_port };
+	return wish_of(&name);
 }
 
 static int client(const char *ip, const char *port)
@@ -608,12 +651,12 @@ int main(int argc, char **argv)
 	signal(SIGPIPE, SIG_IGN);
 	raise_limit();
 	argv++, argc--;
-	while ((option = getopt(argc, argv, "o:p:c:1:2:r:b:g:n:m:l:w:SW")) > 0) {
+	while ((option = getopt(argc, argv, "o:p:c:1:2:r:b:g:n:m:l:w:SVW")) > 0) {
 		int number = optarg ? atoi(optarg) : 0;
 
 		switch (option) {
 		case 'o':
-			opt.original = wish_of(optarg);
+			opt.original = wish_read(optarg);
 			break;
 		case 'p':
 			pid = number;
@@ -648,6 +691,9 @@ int main(int argc, char **argv)
 			break;
 		case 'w':
 			opt.workers = number;
+			break;
+		case 'V':
+			opt.v6only = true;
 			break;
 		case 'W':
 			opt.time_wait = true;
