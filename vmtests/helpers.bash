@@ -92,8 +92,9 @@ cgroup_end() { # DIRECTORY
 	for _ in {1..100}; do
 		[ -d "$1" ] || return 0 # gone by itself
 		for dir in "$1"/**/; do
+			# It may go by itself, as a container's does.
 			while read -r pid; do kill -9 "$pid" 2>/dev/null || :; done \
-				<"$dir/cgroup.procs" 2>/dev/null
+				2>/dev/null <"$dir/cgroup.procs" || :
 		done
 		! find "$1" -type d -delete 2>/dev/null || return 0
 		a_moment
