@@ -12,8 +12,17 @@
  */
 static const struct hook {
 	const char *name; /* of the program, and of its pin */
-	enum { KERNEL, FILES, FILE_OF_PODS, CGROUP, ZTUNNELS_OWN, ZTUNNELS_AT_TIMES, PODS_OWN,
-	       KUBELETS, NETNS } where;
+	enum {
+		KERNEL,
+		FILES,
+		FILE_OF_PODS,
+		CGROUP,
+		ZTUNNELS_OWN,
+		ZTUNNELS_AT_TIMES,
+		PODS_OWN,
+		KUBELETS,
+		NETNS
+	} where;
 	enum { ALWAYS, IN_NODE_MODE, IN_IN_POD_MODE, EVERYWHERE, WITH_DNS, WITH_AUDIT } when;
 } hooks[] = {
 	{ "sched_process_exec", KERNEL, ALWAYS },

@@ -295,8 +295,10 @@ struct hook {
 };
 
 static const struct hook ztunnels_own[] = {
-	{ "getsockopt", BPF_CGROUP_GETSOCKOPT }, { "setsockopt", BPF_CGROUP_SETSOCKOPT },
-	{ "bind4", BPF_CGROUP_INET4_BIND },	 { "bind6", BPF_CGROUP_INET6_BIND },
+	{ "getsockopt", BPF_CGROUP_GETSOCKOPT },
+	{ "setsockopt", BPF_CGROUP_SETSOCKOPT },
+	{ "bind4", BPF_CGROUP_INET4_BIND },
+	{ "bind6", BPF_CGROUP_INET6_BIND },
 };
 
 static const struct hook of_listening = { "sock_ops", BPF_CGROUP_SOCK_OPS };

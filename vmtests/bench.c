@@ -25,9 +25,9 @@
  *   -S          with the kernel's accounting of BPF programs on
  *
  * IP decides the family of sockets; IPv4 may be written IPv4-mapped. A short
- * connection is: socket, connect, 32 bytes there, 56 back, and close by RST. The client holds no TIME_WAIT then, of which 28,232 would stop node mode,
- * and neither end has state left over that would make the next one differ; it is
- * also the shortest, so that what is added to it shows most.
+ * connection is: socket, connect, 32 bytes there, 56 back, and close by RST. The client holds no
+ * TIME_WAIT then, of which 28,232 would stop node mode, and neither end has state left over that
+ * would make the next one differ; it is also the shortest, so that what is added to it shows most.
  */
 #include <arpa/inet.h>
 #include <errno.h>
