@@ -47,7 +47,7 @@ SHELL_FILES := $(shell grep -lE '^.!/bin/(ba)?sh' scripts/* vmtests/* .ci/* 2>/d
 .DELETE_ON_ERROR:
 .SUFFIXES:
 .PHONY: help all install uninstall tools image manifests demo test vmtest kernels suites \
-	vmtest-arm64 soak churn fuzz bench bench-scale lint fmt clean compile_commands.json \
+	vmtest-arm64 soak chaos churn fuzz bench bench-scale lint fmt clean compile_commands.json \
 	setup-% FORCE
 
 all: $(B)/onramp.bpf.o $(B)/onramp $(B)/onramp-zds ## build the object, the loader and the server
@@ -223,6 +223,9 @@ suites:
 
 soak: setup-build-demo-test all tools ## 20 minutes of everything at random: SEED=N
 	$(Q)SOAK_MINUTES=$${SOAK_MINUTES:-20} vmtests/run soak
+
+chaos: setup-build-demo-test all tools ## 10 minutes of in-pod mode, and all that may happen: SEED=N
+	$(Q)CHAOS_MINUTES=$${CHAOS_MINUTES:-10} CHAOS_PODS=$${CHAOS_PODS:-30} vmtests/run chaos
 
 churn: setup-build-demo-test all tools ## 10,000 pods come and go; 2,000 at once
 	$(Q)ONRAMP_TEST_CHURN=$${ONRAMP_TEST_CHURN:-10000} \
