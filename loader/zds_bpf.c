@@ -446,7 +446,7 @@ int bpf_listening_noted(const char *cgroup, bool noted)
 	if (noted)
 		return hooks_attach(&of_listening, 1, cgroup, place);
 	snprintf(path, sizeof(path), "%s/links/%s-%s", config.pin_dir, of_listening.program, place);
-	return unlink(path) ? -errno : 0;
+	return unlink(path) && errno != ENOENT ? -errno : 0;
 }
 
 /* Not while a loader is at work, which gives places too: as it does, by the directory. */

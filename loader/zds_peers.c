@@ -90,13 +90,17 @@ static bool are_settled(void)
 	return any;
 }
 
-static void heed_no_more(void)
+/* False: to be tried again. */
+static bool heed_no_more(void)
 {
+	bool all = true;
+
 	for (struct peer *peer = peers; peer < peers + PEERS; peer++) {
-		if (peer->is_heeded)
-			bpf_listening_noted(peer->cgroup, false);
 		peer->is_heeded = false;
+		if (peer->fd && bpf_listening_noted(peer->cgroup, false))
+			all = false;
 	}
+	return all;
 }
 
 static struct peer *peer_of(int fd)
@@ -614,8 +618,6 @@ void peers_tick(void)
 		}
 		drop(peer, peer->has_hello ? "no answer within 30 s" : "no hello within 5 s");
 	}
-	if (heeded_until && now() >= heeded_until && are_settled()) {
-		heed_no_more();
-		heeded_until = 0;
-	}
+	if (heeded_until && now() >= heeded_until && are_settled())
+		heeded_until = heed_no_more() ? 0 : now() + HEED;
 }

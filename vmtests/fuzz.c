@@ -4,8 +4,9 @@
  * up to three ztunnels that say what they like while pods come, go and change. The last
  * byte tells which; what is before it is the text, or one step a byte or two.
  *
- * Beside what ASan and UBSan find: no ztunnel is ever told what it would end for, and once
- * all has become quiet each knows the pods that it is to know, and no other. Time is what
+ * Beside what ASan and UBSan find: no ztunnel is ever told what it would end for, none may
+ * begin to listen unnoted, and once all has become quiet each knows the pods that it is to
+ * know, and no other, and none is noted any more. Time is what
  * the steps say, pods and their netns are made up; the packets and descriptors are real.
  * FUZZ_LOG=1 build/fuzz FILE tells what happens.
  */
@@ -78,6 +79,7 @@ static __u64 netns_now[PODS];
 static __u32 rules[PODS];
 static bool netns_is_hidden[PODS];
 static bool bpf_fails;
+static bool is_noted[ZTUNNELS_HERE]; /* where it begins to listen */
 
 static union uid uid_number(unsigned int number)
 {
@@ -162,6 +164,14 @@ int bpf_dns(const char *uid, const char *cgroup, bool on)
 	(void)uid;
 	(void)cgroup;
 	(void)on;
+	return 0;
+}
+
+int bpf_listening_noted(const char *cgroup, bool noted)
+{
+	if (bpf_fails)
+		return -EPERM;
+	is_noted[atoi(cgroup)] = noted;
 	return 0;
 }
 
@@ -367,24 +377,33 @@ static void go_round(void)
 	pods_step();
 	peers_tick();
 	peers_tell();
-	for (int i = 0; i < ZTUNNELS_HERE; i++)
+	for (int i = 0; i < ZTUNNELS_HERE; i++) {
 		if (ztunnels_here[i].fd)
 			listen_to_zds(&ztunnels_here[i]);
+		/* Until it has answered: an answer is heard of in the next round. */
+		if (ztunnels_here[i].fd && ztunnels_here[i].was_asked &&
+		    ztunnels_here[i].what == ZDS__REQUEST__WHAT_ADD)
+			assert(is_noted[i]);
+	}
 }
 
 static void dial(struct ztunnel_here *ztunnel)
 {
 	struct peer *peer = peer_free();
+	char cgroup[16];
 	int pair[2];
 
 	if (ztunnel->fd)
 		hang_up(ztunnel);
 	go_round(); /* which hears of it */
 	assert(!socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0, pair));
+	snprintf(cgroup, sizeof(cgroup), "%d", (int)(ztunnel - ztunnels_here));
 	*peer = (struct peer){ .fd = pair[0],
 			       .pid = ztunnel - ztunnels_here + 1,
 			       .start = ztunnel - ztunnels_here,
-			       .deadline = now() + HELLO_WITHIN };
+			       .deadline = now() + HELLO_WITHIN,
+			       .cgroup = strdup(cgroup) };
+	heed(peer);
 	ztunnel->fd = pair[1];
 	ztunnel->number = peer - peers;
 	ztunnel->was_asked = false;
@@ -559,6 +578,7 @@ static void judge(const struct ztunnel_here *ztunnel)
 	if (!ztunnel->fd || !peers[ztunnel->number].has_hello)
 		return;
 	assert(peers[ztunnel->number].has_snapshot);
+	assert(!is_noted[ztunnel - ztunnels_here]);
 	for (unsigned int i = 0; i < PODS; i++) assert(is_right(ztunnel, i));
 }
 
@@ -569,6 +589,7 @@ static void begin(void)
 	for (int i = 0; i < PEERS; i++) {
 		if (peers[i].fd)
 			close(peers[i].fd);
+		free(peers[i].cgroup);
 		peers[i] = (struct peer){};
 	}
 	for (int i = 0; i < ZTUNNELS_HERE; i++) {
@@ -584,6 +605,7 @@ static void begin(void)
 	}
 	memset(netns_now, 0, sizeof(netns_now));
 	memset(rules, 0, sizeof(rules));
+	memset(is_noted, 0, sizeof(is_noted));
 	listener = netns_files[1]; /* it is never looked at */
 	look_at = ~0ULL;
 	time_now += 1000000;

@@ -113,12 +113,17 @@ two_down() {
 	member_down three
 }
 
+# What onramp-zds said beside its events; and not bash, of one that was killed before.
+last_words() {
+	grep -vE '^event=|helpers.bash: line' "$WORK/zds"
+}
+
 @test "onramp unloaded beneath it: it ends with a line; loaded and started again all is as before" {
 	member_up one 25
 	member_up two 26 dns=true
 	onramp unload
 	retry 200 is_gone zds
-	is "$(grep -v ^event= "$WORK/zds")" "onramp-zds: $PIN: was unloaded: to be started again"
+	is "$(last_words)" "onramp-zds: $PIN: was unloaded: to be started again"
 	goes_by direct one 25
 	zds_load
 	zds_up
@@ -132,7 +137,7 @@ two_down() {
 	zds_load
 	zds_signals CONT
 	retry 200 is_gone zds
-	is "$(grep -v ^event= "$WORK/zds")" "onramp-zds: $PIN: was unloaded: to be started again"
+	is "$(last_words)" "onramp-zds: $PIN: was unloaded: to be started again"
 	zds_up
 	zt_has_snapshot # what status says until then is of the last one
 	enabled one two
@@ -148,7 +153,7 @@ two_down() {
 @test "onramp loaded in node mode beneath it: it ends with a line" {
 	settings_change 124 1 # as that load does
 	retry 200 is_gone zds
-	is "$(grep -v ^event= "$WORK/zds")" "onramp-zds: $PIN: is in node mode now, which needs no onramp-zds"
+	is "$(last_words)" "onramp-zds: $PIN: is in node mode now, which needs no onramp-zds"
 	settings_change 124 2
 	zds_up
 	zt_has_snapshot
