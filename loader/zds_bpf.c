@@ -24,6 +24,7 @@ static struct {
 	int listeners;
 } maps;
 
+static struct onramp *skel; /* whose descriptors the template's instructions name */
 static struct inbound_template template;
 static struct ring_buffer *pod_events;
 static struct stat loaded;	  /* the pin of `settings`, another by each load after an unload */
@@ -44,11 +45,11 @@ static int map_open(const char *name)
 /* Our own object, of which what arrives at pods is led by copies: on the maps that are there. */
 static void object_open(void)
 {
-	struct onramp *skel = onramp__open();
 	struct bpf_program *program;
 	char path[PATH_MAX];
 	struct bpf_map *map;
 
+	skel = onramp__open();
 	if (!skel)
 		die("cannot open the BPF object: %s", strerror(errno));
 	bpf_object__for_each_program(program, skel->obj) bpf_program__set_autoload(program, false);
