@@ -221,15 +221,14 @@ static void renew_pods_own(const char *name, const struct bpf_program *program)
 	DIR *links = opendir(pin("links"));
 	size_t length = strlen(name);
 	struct dirent *entry;
-	const char *path, *end;
+	const char *path;
 	union uid uid;
 	int old;
 
 	while (links && (entry = readdir(links))) {
 		if (strncmp(entry->d_name, name, length) || entry->d_name[length] != '-')
 			continue;
-		end = uid_parse(entry->d_name + length + 1, '-', &uid);
-		if (!end || *end)
+		if (!uid_of_file(entry->d_name + length + 1, &uid))
 			continue;
 		path = pin("links/%s", entry->d_name);
 		old = program ? bpf_obj_get(path) : -1;

@@ -16,7 +16,7 @@ const char *uid_parse(const char *text, char separator, union uid *uid);
 
 void uid_write(const union uid *uid, char text[UID_STRLEN]);
 
-/* Whether a name is a UID in its one form, as a file's in onramp-zds' directory is. */
+/* Whether a name is a UID in its one form: a file's in onramp-zds' directory, a pin's. */
 bool uid_of_file(const char *name, union uid *uid);
 
 /* Whether a cgroup's name is a pod's: as bpf/uids.h has it. */

@@ -238,12 +238,9 @@ void bpf_each(void (*act)(const union uid *uid))
 	pins = opendir(path);
 	if (!pins)
 		return;
-	while ((entry = readdir(pins))) {
-		const char *end = uid_parse(entry->d_name, '-', &uid);
-
-		if (end && !*end)
+	while ((entry = readdir(pins)))
+		if (uid_of_file(entry->d_name, &uid))
 			act(&uid);
-	}
 	closedir(pins);
 }
 
@@ -312,6 +309,12 @@ static const struct hook of_dns[] = {
 	{ "sendmsg6", BPF_CGROUP_UDP6_SENDMSG },
 };
 
+/* Where its link is pinned under a name. */
+static void hook_path(const struct hook *hook, const char *name, char path[PATH_MAX])
+{
+	snprintf(path, PATH_MAX, "%s/links/%s-%s", config.pin_dir, hook->program, name);
+}
+
 /* Attaches a program to a cgroup, in the place of the link that is pinned under the name. */
 static int hook_attach(const struct hook *hook, int cgroup, const char *name)
 {
@@ -328,7 +331,7 @@ static int hook_attach(const struct hook *hook, int cgroup, const char *name)
 	close(program);
 	if (err)
 		return err;
-	snprintf(path, sizeof(path), "%s/links/%s-%s", config.pin_dir, hook->program, name);
+	hook_path(hook, name, path);
 	snprintf(new, sizeof(new), "%s/links/new-zds", config.pin_dir);
 	unlink(new); /* of one that was killed */
 	if (bpf_obj_pin(link, new) || rename(new, path))
@@ -344,13 +347,21 @@ static bool is_attached(const struct hook *hook, __u64 cgroup, const char *name)
 	char path[PATH_MAX];
 	int link;
 
-	snprintf(path, sizeof(path), "%s/links/%s-%s", config.pin_dir, hook->program, name);
+	hook_path(hook, name, path);
 	link = bpf_obj_get(path);
 	if (link < 0)
 		return false;
 	bpf_obj_get_info_by_fd(link, &info, &size);
 	close(link);
 	return info.cgroup.cgroup_id == cgroup;
+}
+
+static int hook_detach(const struct hook *hook, const char *name)
+{
+	char path[PATH_MAX];
+
+	hook_path(hook, name, path);
+	return unlink(path) && errno != ENOENT ? -errno : 0;
 }
 
 /* All of them, on a cgroup. */
@@ -373,16 +384,10 @@ static int hooks_attach(const struct hook *hooks, size_t count, const char *cgro
 
 int bpf_dns(const char *uid, const char *cgroup, bool on)
 {
-	char path[PATH_MAX];
-
 	/* Where it is captured for all, these programs find nothing left to do, or to undo. */
 	if (on && cgroup)
 		return hooks_attach(of_dns, sizeof(of_dns) / sizeof(*of_dns), cgroup, uid);
-	for (size_t i = sizeof(of_dns) / sizeof(*of_dns); i-- > 0;) {
-		snprintf(path, sizeof(path), "%s/links/%s-%s", config.pin_dir, of_dns[i].program,
-			 uid);
-		unlink(path);
-	}
+	for (size_t i = sizeof(of_dns) / sizeof(*of_dns); i-- > 0;) hook_detach(&of_dns[i], uid);
 	return 0;
 }
 
@@ -433,9 +438,9 @@ static int ztunnel_joins(const char *cgroup)
 /* Without a loader's lock: a load may take a second, and what it renews does the same. */
 int bpf_listening_noted(const char *cgroup, bool noted)
 {
-	char path[PATH_MAX], place[16];
 	struct ztunnel ztunnel;
 	struct stat status;
+	char place[16];
 	__u64 id;
 
 	if (stat(cgroup, &status))
@@ -446,8 +451,7 @@ int bpf_listening_noted(const char *cgroup, bool noted)
 	snprintf(place, sizeof(place), "%u", ztunnel.place);
 	if (noted)
 		return hooks_attach(&of_listening, 1, cgroup, place);
-	snprintf(path, sizeof(path), "%s/links/%s-%s", config.pin_dir, of_listening.program, place);
-	return unlink(path) && errno != ENOENT ? -errno : 0;
+	return hook_detach(&of_listening, place);
 }
 
 /* Not while a loader is at work, which gives places too: as it does, by the directory. */
