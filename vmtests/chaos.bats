@@ -17,7 +17,7 @@ SECONDS_OF_CHAOS=${CHAOS_MINUTES:+$((CHAOS_MINUTES * 60))}
 SECONDS_OF_CHAOS=${SECONDS_OF_CHAOS:-30}
 SEED=${SEED:-$((EPOCHSECONDS % 32768))}
 MEMBERS=${CHAOS_PODS:-6} # that dial, and are dialled
-MS=$((MEMBERS * 15))     # between a pod's connections
+export DIALS_MS=$((MEMBERS * 15))
 
 setup_file() {
 	zds_node_up chaos
@@ -41,29 +41,9 @@ teardown_file() {
 	zds_node_down
 }
 
-roll() { # N: a number below it
-	rolled=$((RANDOM % $1))
-}
-
-pause() { # MS-AT-MOST
-	roll "$1"
-	sleep "$((rolled / 1000)).$(printf %03d $((rolled % 1000)))"
-}
-
 member() { # sets name and n, of one of them
 	roll "$MEMBERS"
 	name=m$rolled n=$((rolled + 50))
-}
-
-# Connections of a pod, to each of these in turn, until calm.
-dials_on() { # POD ADDRESS...
-	local to=() address cgroup
-	for address in "${@:2}"; do to+=("$address" 80); done
-	cgroup_of "$1/dials"
-	mkdir -p "$CG/$cgroup"
-	run_in "$1/dials" "$1" "$TCP" soak "$MS" direct "${to[@]}" <"$WORK/until" >"$WORK/sums-$1" \
-		2>"$WORK/lost-$1" 3>&- 9>&- &
-	disown
 }
 
 # The events. Each leaves all as it was, and whatever was not ztunnel's end is no excuse.
@@ -169,7 +149,7 @@ event_cgroups() {
 	cgroup_of "$name/app"
 	dirs=("$CG/$cgroup"/{a,b}{1,2,3})
 	mkdir "${dirs[@]}"
-	way_of_below "$name/app/b2" "$name"
+	way_from "$name/app/b2" "$name" "$SERVER"
 	is "$way" ztunnel
 	for dir in "${dirs[@]}"; do [ ! -d "$dir" ] || rmdir "$dir"; done # a container's has gone
 }
@@ -206,20 +186,6 @@ event_reads() {
 	cat "$PIN/pods" "$PIN/metrics" "$PIN/links/iter_task" >/dev/null
 	onramp rules >/dev/null
 	zds_metric ztunnel_connected >/dev/null
-}
-
-way_of_below() { # CGROUP NETNS: sets way, of a program there
-	run run_in "$1" "$2" "$TCP" dial "$SERVER" 80
-	way=$output
-	[ "$status" = 0 ] || return 0
-	way=direct
-	[ "${output#* from=}" = "$output" ] || way=$(ports_of "$output")
-}
-
-ports_of() { # LINE
-	local from=${1#* from=} peer=${1#* peer=}
-	from=${from%% *} peer=${peer%% *}
-	if [ "${from##*:}" = "${peer##*:}" ]; then echo direct; else echo ztunnel; fi
 }
 
 # Such a ztunnel has been told of each pod that is in the mesh.
@@ -261,20 +227,14 @@ judge() { # EVENT
 
 sum_of() { # POD...: how many they have dialled
 	local pod
-	for pod; do cat "$WORK/sums-$pod"; done |
+	for pod; do cat "$WORK/dials-$pod"; done |
 		awk -F '[ =]' '{ sum += $2 + $4 + $6 + $8 } END { print sum + 0 }'
-}
-
-what_there_is() {
-	echo "$(find "$PIN/inbound" -type f | wc -l) led, $(entries mesh_pods) rules," \
-		"$(entries uid_netns) netns, $(find "$STATE/status" -name '[0-9a-f]*' | wc -l) statuses"
 }
 
 @test "$SECONDS_OF_CHAOS seconds, $MEMBERS pods, SEED=$SEED" {
 	local events=() event end i next guests
 	declare -A counts
 	mapfile -t events < <(declare -F | sed -n 's/^declare -f event_//p')
-	mkfifo "$WORK/until"
 	: >"$WORK/excuses"
 	members=()
 	for ((i = 0; i < MEMBERS; i++)); do
@@ -285,11 +245,11 @@ what_there_is() {
 	before=$(connects passed not_enrolled)
 	for ((i = 0; i < MEMBERS; i++)); do
 		next=$(((i + 1) % MEMBERS + 50))
-		dials_on "m$i" "$SERVER" "$SERVER6" "10.77.1.$next" "fd00:77::$next"
+		# By the stand-in, that is: what it forwards looks so to the client.
+		dials "m$i" direct "$SERVER" 80 "$SERVER6" 80 "10.77.1.$next" 80 "fd00:77::$next" 80
 	done
-	dials_on stranger "$SERVER" "$SERVER6"
-	exec 9>"$WORK/until"
-	for name in "${members[@]}" stranger; do retry 200 grep -q = "$WORK/sums-$name"; done
+	dials stranger direct "$SERVER" 80 "$SERVER6" 80
+	dials_begin "${members[@]}" stranger
 	zt=1 RANDOM=$SEED
 	end=$((SECONDS + SECONDS_OF_CHAOS))
 	while [ $SECONDS -lt $end ]; do
@@ -301,11 +261,7 @@ what_there_is() {
 		judge "$event"
 		pause 200
 	done
-	exec 9>&-
-	for name in "${members[@]}" stranger; do
-		cgroup_of "$name/dials"
-		retry 200 is_gone "$cgroup"
-	done
+	dials_end "${members[@]}" stranger
 	judge "all"
 	echo "# $(for event in "${!counts[@]}"; do echo "$event ${counts[$event]}"; done | sort | paste -sd ,)" >&3
 	echo "# $(sum_of "${members[@]}") connections of pods, $(sum_of stranger) of a stranger" >&3

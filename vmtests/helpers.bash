@@ -160,6 +160,16 @@ retry() { # N COMMAND...
 	done
 }
 
+# For suites that leave it to chance, which a seed repeats: RANDOM=N.
+roll() { # N: sets rolled, a number below it
+	rolled=$((RANDOM % $1))
+}
+
+pause() { # MS-AT-MOST
+	roll "$1"
+	sleep "$((rolled / 1000)).$(printf %03d $((rolled % 1000)))"
+}
+
 ztunnel_up() {
 	pod_up ztunnel "$ZTUNNEL_POD_IP"
 	serve ztunnel 0.0.0.0 15001 15006 15053

@@ -67,16 +67,6 @@ teardown_file() {
 	node_down
 }
 
-# A number below N.
-roll() { # N
-	rolled=$((RANDOM % $1))
-}
-
-pause() { # MS-AT-MOST
-	roll "$1"
-	sleep "$((rolled / 1000)).$(printf %03d $((rolled % 1000)))"
-}
-
 excused() { # WHY FROM: until now
 	echo "$2 $EPOCHREALTIME $1" >>"$WORK/excuses"
 }

@@ -55,8 +55,12 @@ run_in() { # CGROUP NETNS COMMAND...
 
 # A pod that has run nothing: a UID, its cgroup, and a netns with addresses IP and fd00:77::N.
 kpod_made() { # NAME IP [N]
-	local cgroup
 	kpod_named "$1"
+	netns_made "$@"
+}
+
+netns_made() { # NAME IP [N]: and its cgroup
+	local cgroup
 	cgroup_of "$1"
 	plain_up "$1" "$2" "${3-}" "$cgroup/app"
 }
@@ -116,11 +120,9 @@ netns_down() { # POD
 # Its sandbox is made anew, as after a crash: another netns by the same UID. What ran
 # in the one before has ended, and its cgroup stays.
 sandbox_anew() { # NAME IP [N]
-	local cgroup
-	cgroup_of "$1"
 	containers_end "$1"
 	netns_down "$1"
-	plain_up "$1" "$2" "${3-}" "$cgroup/app"
+	netns_made "$@"
 }
 
 # All programs of a pod end; its cgroups stay, as where there is no sandbox process.
@@ -254,8 +256,12 @@ zds_metric() { # NAME-AND-LABELS
 
 # Sets way to what becomes of a connection: refused, direct, ztunnel, or what it fails with.
 way_of() { # POD ADDRESS [PORT]
+	way_from "$1" "$@"
+}
+
+way_from() { # CGROUP POD ADDRESS [PORT]: of a program there
 	local from peer
-	run pod "$1" "$TCP" dial "$2" "${3-80}"
+	run run_in "$1" "$2" "$TCP" dial "$3" "${4-80}"
 	way=$output
 	[[ $way != ECONNREFUSED && $way != EPERM ]] || way=refused
 	[ "$status" = 0 ] || return 0
@@ -339,6 +345,12 @@ traces() { # NAME
 	! "$BPFTOOL" map lookup pinned "$PIN/maps/uid_netns" key hex $key >/dev/null 2>&1 || echo uid_netns
 }
 
+# Of all pods.
+what_there_is() {
+	echo "$(find "$PIN/inbound" -type f 2>/dev/null | wc -l) led, $(entries mesh_pods) rules," \
+		"$(entries uid_netns) netns, $(find "$STATE/status" -name '[0-9a-f]*' | wc -l) statuses"
+}
+
 # What costs nothing is looked at first.
 leaves_only() { # NAME TRACES
 	local uid
@@ -347,13 +359,13 @@ leaves_only() { # NAME TRACES
 }
 
 # Connections of it all the while, a pair of ADDRESS PORT after the other, until stops;
-# each that fails, or has another fate, is told.
+# each that fails, or has another fate, is told. DIALS_MS: between two of them.
 dials() { # NAME FATE ADDRESS PORT...
 	local cgroup
 	cgroup_of "$1/dials"
 	mkdir -p "$CG/$cgroup"
 	[ -p "$WORK/dials" ] || mkfifo "$WORK/dials"
-	run_in "$1/dials" "$1" "$TCP" soak "${ONRAMP_TEST_VM:+10}5" "${@:2}" <"$WORK/dials" \
+	run_in "$1/dials" "$1" "$TCP" soak "${DIALS_MS:-${ONRAMP_TEST_VM:+10}5}" "${@:2}" <"$WORK/dials" \
 		>"$WORK/dials-$1" 2>"$WORK/lost-$1" 3>&- 9>&- &
 	disown
 }
@@ -364,13 +376,18 @@ dials_begin() { # NAME...: they have, since dials
 	for name; do retry 200 grep -q = "$WORK/dials-$name"; done
 }
 
-dials_stop() { # NAME...: and none was lost
+dials_end() { # NAME...
 	local name cgroup
 	exec 9>&-
 	for name; do
 		cgroup_of "$name/dials"
 		retry 200 is_gone "$cgroup"
 	done
+}
+
+dials_stop() { # NAME...: and none was lost
+	local name
+	dials_end "$@"
 	for name; do is "$(cat "$WORK/lost-$name")" ""; done
 }
 

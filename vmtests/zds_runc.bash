@@ -10,39 +10,10 @@ pod_cgroup() { # NAME
 	echo "$CG/$cgroup"
 }
 
-kpod_made() { # NAME IP [N]
-	kpod_named "$1"
+netns_made() { # NAME IP [N]
 	mkdir -p "$(pod_cgroup "$1")"
 	netns_with_cni "$1" "$2"
 	has_ipv6 "$1" "${3-}"
-}
-
-sandbox() { # NAME
-	container_made_up "$1" sandbox
-}
-
-sandbox_anew() { # NAME IP [N]
-	containers_down "$1"
-	netns_down "$1"
-	netns_with_cni "$1" "$2"
-	has_ipv6 "$1" "${3-}"
-}
-
-containers_down() { # NAME
-	local state
-	for state in "$WORK/runc/$1"-*/; do
-		[ ! -d "$state" ] || runc delete --force "$(basename "$state")"
-	done
-}
-
-# Their cgroups go with containers, the pod's stays.
-containers_end() { # NAME
-	containers_down "$1"
-}
-
-kpod_end() { # NAME
-	containers_down "$1"
-	cgroup_end "$(pod_cgroup "$1")"
 }
 
 netns_down() { # NAME
@@ -50,10 +21,20 @@ netns_down() { # NAME
 	ip netns del "$RUN-$1"
 }
 
-# A container that does nothing, in the place of one by that name.
-container_made_up() { # NAME CONTAINER
-	container_forgotten "$1-$2"
-	container_up "$1" "$2" sleep infinity
+sandbox() { # NAME
+	container_forgotten "$1-sandbox"
+	container_up "$1" sandbox sleep infinity
+}
+
+# Their cgroups go with containers, the pod's stays.
+containers_end() { # NAME
+	local state
+	for state in "$WORK/runc/$1"-*/; do container_forgotten "$(basename "$state")"; done
+}
+
+kpod_end() { # NAME
+	containers_end "$1"
+	cgroup_end "$(pod_cgroup "$1")"
 }
 
 container_forgotten() { # CONTAINER

@@ -72,13 +72,8 @@ statuses_are() { # TEXT COUNT
 	[ "$(statuses "$1")" = "$2" ]
 }
 
-what_stays() {
-	echo "$(find "$PIN/inbound" -type f 2>/dev/null | wc -l) led," \
-		"$(entries mesh_pods) rules, $(entries uid_netns) netns"
-}
-
 nothing_stays() {
-	[ "$(what_stays)" = "0 led, 0 rules, 1 netns" ]
+	[ "$(what_there_is)" = "0 led, 0 rules, 1 netns, 0 statuses" ]
 }
 
 passed() {
@@ -104,7 +99,7 @@ through_ztunnel() {
 	enough
 	retry 600 statuses_are "pending not-started" "$AT_ONCE"
 	rm "$WORKLOADS"/0000*
-	retry 600 nothing_stays || { what_stays >&2; return 1; }
+	retry 600 nothing_stays || { what_there_is >&2; return 1; }
 	grep -E '^(proxied|direct)' "$WORK/pods" | awk -F '[ =]' '{ direct += $4; failed += $8 }
 		END { print "# by ztunnel " direct ", refused " failed }' >&3
 }
@@ -115,7 +110,7 @@ through_ztunnel() {
 	light_pods_are_made "$CHURN"
 	enough
 	rm "$WORKLOADS"/0000*
-	retry 1200 nothing_stays || { what_stays >&2; return 1; }
+	retry 1200 nothing_stays || { what_there_is >&2; return 1; }
 	is "$(find "$STATE/status" -type f ! -name .dir | wc -l)" 0
 	is "$(find "/proc/$(cat "$CG/zds/cgroup.procs")/fd" -lname 'net:*' | wc -l)" 0
 }
