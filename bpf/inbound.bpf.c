@@ -5,14 +5,70 @@
  * there. Runs for each new TCP connection to the pod, its own ones included, and again
  * for a SYN that is sent again.
  *
- * The program cannot tell which netns it is in: each has a copy of its own, whose
- * constants say so. See loader/inbound.c.
+ * The kernel tells such a program nothing of the netns that it runs for. So each pod's
+ * netns has a small one of its own, inbound_netns, whose constants say it; from there
+ * all go on in inbound_lookup, which is loaded once. See loader/inbound.c.
  */
 #include "in_pod.h"
 #include "listeners.h"
 #include "verdict.h"
 
+/* Of the netns that a copy of inbound_netns is for. */
 const volatile struct inbound inbound SEC(".rodata.inbound") = {};
+
+/* 0 -> inbound_lookup, put there by the loader. Empty: what arrives is refused. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} inbound_program SEC(".maps") __weak;
+
+/* 0 -> what inbound_netns has to say to inbound_lookup, on this CPU. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct arriving);
+} arriving SEC(".maps") __weak;
+
+static __always_inline volatile struct arriving *arriving_here(void)
+{
+	__u32 key = 0;
+
+	return bpf_map_lookup_elem(&arriving, &key);
+}
+
+/*
+ * A lookup of a task's (sock_diag has such; with PREEMPT_RT, any) may be interrupted by
+ * one of a packet's on the same CPU, which then writes over what was said. So it is said
+ * for whom it is, by the address of the context, which no other has for as long as the
+ * lookup runs; first, and asked last.
+ */
+static __always_inline void say(const struct bpf_sk_lookup *ctx)
+{
+	volatile struct arriving *here = arriving_here();
+
+	if (!here)
+		return;
+	here->ctx = (__u64)ctx;
+	here->at.net = inbound.net;
+	here->at.bypass = inbound.bypass;
+	here->at.beside = inbound.beside;
+}
+
+/* False: it was said to another. */
+static __always_inline bool hear(const struct bpf_sk_lookup *ctx, struct inbound *at)
+{
+	volatile struct arriving *here = arriving_here();
+
+	if (!here)
+		return false;
+	at->net = here->at.net;
+	at->bypass = here->at.bypass;
+	at->beside = here->at.beside;
+	return here->ctx == (__u64)ctx;
+}
 
 /* Where istio-cni has the kubelet's probes come from, while it is being taken over. */
 static __always_inline bool is_istio_cnis(const union addr *ip)
@@ -42,9 +98,9 @@ static __always_inline bool is_outbound(const union addr *to)
 }
 
 /* Leads to the listener of the newest ztunnel that has one there. False: there is none. */
-static __always_inline bool lead_to(struct bpf_sk_lookup *ctx, enum listener listener)
+static __always_inline bool lead_to(struct bpf_sk_lookup *ctx, __u64 net, enum listener listener)
 {
-	struct listener_key key = { .net = inbound.net, .listener = listener };
+	struct listener_key key = { .net = net, .listener = listener };
 	__u64 before = ~0ULL;
 	struct bpf_sock *sk;
 	long err;
@@ -76,7 +132,8 @@ static __always_inline bool is_out(const struct netns_info *now)
 #define PASSES STATS /* and counts nothing */
 
 /* The table: what becomes of a connection, as the counter of it. */
-static __always_inline __u32 arrival_of(struct bpf_sk_lookup *ctx, const struct settings *cfg)
+static __always_inline __u32 arrival_of(struct bpf_sk_lookup *ctx, const struct settings *cfg,
+					const struct inbound *at)
 {
 	union addr from = { .word = { ctx->remote_ip6[0], ctx->remote_ip6[1], ctx->remote_ip6[2],
 				      ctx->remote_ip6[3] } };
@@ -92,24 +149,23 @@ static __always_inline __u32 arrival_of(struct bpf_sk_lookup *ctx, const struct 
 	}
 	inside = addr_is_loopback(&from) || addr_equal(&from, &to);
 	if (!inside) {
-		netns_know((struct net *)inbound.net, &now);
+		netns_know((struct net *)at->net, &now);
 		inside = addr_equal(&from, &now.ip[addr_family(&from)]) ||
-			 (netns_may_have(&now, &from) &&
-			  netns_has((struct net *)inbound.net, &from));
+			 (netns_may_have(&now, &from) && netns_has((struct net *)at->net, &from));
 	}
 	if (inside && listener == OUTBOUND && is_outbound(&to))
 		return ARRIVED_OUTBOUND; /* 0 */
 	if (inside && listener != HBONE) /* else 3: of two ztunnels the newest has it */
 		return PASSES;		 /* 2 */
 	/* Istio's rules send to 15006 what was for the app. ztunnel refuses what dials it. */
-	if (!inside && (addr_is_loopback(&to) || listener == OUTBOUND ||
-			(listener == INBOUND && !inbound.beside)))
+	if (!inside &&
+	    (addr_is_loopback(&to) || listener == OUTBOUND || (listener == INBOUND && !at->beside)))
 		return ARRIVED_REFUSED; /* 1 */
 	if (listener == HBONE)
 		return ARRIVED_HBONE; /* 3 */
 	if (is_probe(&from, bpf_ntohs(ctx->remote_port), &to, ctx->local_port))
 		return ARRIVED_PROBE; /* 4 */
-	if (inbound.bypass || is_out(&now))
+	if (at->bypass || is_out(&now))
 		return ARRIVED_BYPASSED; /* 5 */
 	return ARRIVED_INBOUND;		 /* 6 */
 }
@@ -118,15 +174,26 @@ SEC("sk_lookup")
 int inbound_lookup(struct bpf_sk_lookup *ctx)
 {
 	const struct settings *cfg = current_settings();
+	struct inbound at = {};
 	__u32 arrival;
 
-	if (ctx->protocol != IPPROTO_TCP || !cfg)
+	if (!cfg)
 		return SK_PASS;
-	arrival = arrival_of(ctx, cfg);
+	arrival = hear(ctx, &at) ? arrival_of(ctx, cfg, &at) : ARRIVED_REFUSED;
 	if (arrival == PASSES)
 		return SK_PASS;
-	if (arrival <= ARRIVED_HBONE && !lead_to(ctx, arrival - ARRIVED_OUTBOUND))
+	if (arrival <= ARRIVED_HBONE && !lead_to(ctx, at.net, arrival - ARRIVED_OUTBOUND))
 		arrival = ARRIVED_REFUSED; /* never past policy */
 	count(arrival);
 	return arrival == ARRIVED_REFUSED ? SK_DROP : SK_PASS;
+}
+
+SEC("sk_lookup")
+int inbound_netns(struct bpf_sk_lookup *ctx)
+{
+	if (ctx->protocol != IPPROTO_TCP)
+		return SK_PASS;
+	say(ctx);
+	bpf_tail_call(ctx, &inbound_program, 0);
+	return SK_DROP;
 }

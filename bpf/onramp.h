@@ -216,11 +216,17 @@ struct probe_key {
 	__u32 pad;
 };
 
-/* What the copy of inbound for one netns knows of it. */
+/* What is to be known of a netns that connections arrive in. */
 struct inbound {
 	__u64 net;    /* address of its struct net */
 	__u32 bypass; /* inbound capture is off */
 	__u32 beside; /* istio-cni's rules may be there still, or again */
+};
+
+/* arriving: that, and to whom it is said. */
+struct arriving {
+	__u64 ctx; /* address of the lookup's context */
+	struct inbound at;
 };
 
 /* Storage of a redirected client's socket. */
@@ -299,6 +305,7 @@ _Static_assert(sizeof(struct probe_key) == 24, "probe_key has no holes");
 _Static_assert(sizeof(struct pod_netns) == 32, "struct pod_netns has no holes");
 _Static_assert(sizeof(struct pod_event) == 32, "struct pod_event has no holes");
 _Static_assert(sizeof(struct inbound) == 16, "userspace fills struct inbound");
+_Static_assert(sizeof(struct arriving) == 24, "struct arriving has no holes");
 _Static_assert(sizeof(struct dialled) == 72, "struct dialled has no holes");
 _Static_assert(sizeof(struct stats) % 64 == 0, "one CPU's lines are its own");
 

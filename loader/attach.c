@@ -21,7 +21,8 @@ static const struct hook {
 		ZTUNNELS_AT_TIMES,
 		PODS_OWN,
 		KUBELETS,
-		NETNS
+		NETNS, /* of each pod, by onramp-zds: a copy of its own */
+		BEHIND /* these copies */
 	} where;
 	enum { ALWAYS, IN_NODE_MODE, IN_IN_POD_MODE, EVERYWHERE, WITH_DNS, WITH_AUDIT } when;
 } hooks[] = {
@@ -56,7 +57,8 @@ static const struct hook {
 	{ "sendmsg6", CGROUP, WITH_DNS },
 	{ "connect4", CGROUP, ALWAYS },
 	{ "connect6", CGROUP, ALWAYS },
-	{ "inbound_lookup", NETNS, IN_IN_POD_MODE },
+	{ "inbound_lookup", BEHIND, IN_IN_POD_MODE },
+	{ "inbound_netns", NETNS, IN_IN_POD_MODE },
 	{ "inet_sock_set_state", KERNEL, WITH_AUDIT },
 };
 
@@ -85,10 +87,10 @@ static bool is_ztunnels(const struct hook *hook)
 	return hook->where == ZTUNNELS_OWN || hook->where == ZTUNNELS_AT_TIMES;
 }
 
-/* onramp-zds attaches it, too. */
+/* Pinned: onramp-zds attaches it, too, or whoever loads anew has it in hand. */
 static bool is_for_zds(const struct hook *hook)
 {
-	return is_ztunnels(hook) || hook->where == PODS_OWN;
+	return is_ztunnels(hook) || hook->where == PODS_OWN || hook->where == BEHIND;
 }
 
 static struct bpf_program *program_of(struct bpf_object *object, const struct hook *hook)
@@ -248,20 +250,16 @@ static void attach_to_kubelets(const struct bpf_program *program, const struct k
 				 kubelets->path[i]);
 }
 
-/* In the netns of enrolled pods, where onramp-zds attaches it. */
-static void renew_in_netns(const struct bpf_object *object, const char *pin_dir)
+/* Behind what onramp-zds attaches in the netns of enrolled pods; NULL: nothing is. */
+static void put_behind(const char *name, const struct bpf_program *program)
 {
-	struct inbound_template template;
-	int err = inbound_open(&template, object);
+	int old = bpf_obj_get(pin("programs/%s", name)), new = -1;
+	__u32 key = 0;
 
-	if (!err)
-		err = inbound_upgrade(&template, pin_dir);
-	if (err == -EPERM || err == -EACCES)
-		warnx("warning: %s/inbound: not renewed, and goes on: give CAP_SYS_ADMIN", pin_dir);
-	else if (err)
-		die("%s/inbound: cannot be renewed: %s: see onramp-doctor", pin_dir,
-		    strerror(-err));
-	inbound_close(&template);
+	if (program)
+		new = bpf_program__fd(program);
+	entry_write(name, pinned_map("inbound_program"), &key, old < 0 ? NULL : &old,
+		    program ? &new : NULL);
 }
 
 void programs_attach(struct bpf_object *object, const struct options *options,
@@ -281,6 +279,8 @@ void programs_attach(struct bpf_object *object, const struct options *options,
 			attach(program, pin("%s", hook->name), false);
 		if (hook->where == FILE_OF_PODS)
 			attach(program, pin("%s", hook->name), true);
+		if (hook->where == BEHIND)
+			put_behind(hook->name, program);
 		if (in_pod && is_for_zds(hook))
 			program_pin(program);
 		if (hook->where == ZTUNNELS_OWN)
@@ -291,8 +291,6 @@ void programs_attach(struct bpf_object *object, const struct options *options,
 			renew_pods_own(hook->name, program);
 		if (hook->where == KUBELETS)
 			attach_to_kubelets(program, kubelets);
-		if (hook->where == NETNS)
-			renew_in_netns(object, options->given['p']);
 		if (hook->where == CGROUP)
 			attach_to_cgroup(program, path, options->given['c']);
 	}
@@ -320,6 +318,8 @@ void programs_detach_others(const struct options *options, const struct ztunnels
 
 		if (!needed && (hook->where == CGROUP || hook->where == KERNEL))
 			unlink(pin("links/%s", hook->name));
+		if (!needed && hook->where == BEHIND)
+			put_behind(hook->name, NULL);
 		if (!in_pod && is_for_zds(hook))
 			unlink(pin("programs/%s", hook->name));
 		if (!needed && hook->where == PODS_OWN)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * See inbound.h. Loading an object takes 9 ms a pod, loading its relocated instructions
- * 1 ms: they are the same but for the map that holds the constants.
+ * See inbound.h. Copies are made of the relocated instructions, which are the same but
+ * for the map that holds the constants: an object for each pod takes 9 ms more.
  */
 #include "inbound.h"
 #include "netns.h"
@@ -17,64 +17,15 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define PROGRAM "inbound_lookup"
+#define PROGRAM "inbound_netns"
 #define CONSTANTS ".rodata.inbound"
-
-static bool is_call_of_function(const struct bpf_insn *insn)
-{
-	return insn->code == (BPF_JMP | BPF_CALL) && insn->src_reg == BPF_PSEUDO_CALL;
-}
-
-/*
- * Where the function after `start` begins: the verifier is told by func_info which
- * functions are global, and the kernel tells these of the program as it has become, not
- * as it was given. In the order of their beginnings they are the same.
- */
-static __u32 next_function(const struct inbound_template *template, __u32 start)
-{
-	__u32 next = template->insn_count;
-
-	for (size_t i = 0; i < template->insn_count; i++) {
-		__u32 target = i + template->insns[i].imm + 1;
-
-		if (is_call_of_function(&template->insns[i]) && target > start && target < next)
-			next = target;
-	}
-	return next;
-}
-
-static int functions_read(struct inbound_template *template, int program_fd)
-{
-	struct bpf_prog_info info = {};
-	__u32 size = sizeof(info), start = 0;
-
-	if (bpf_obj_get_info_by_fd(program_fd, &info, &size))
-		return -errno;
-	template->function_count = info.nr_func_info;
-	template->functions = calloc(info.nr_func_info, sizeof(*template->functions));
-	if (!template->functions)
-		return -ENOMEM;
-	info = (struct bpf_prog_info){
-		.nr_func_info = template->function_count,
-		.func_info_rec_size = sizeof(*template->functions),
-		.func_info = (__u64)(unsigned long)template->functions,
-	};
-	if (bpf_obj_get_info_by_fd(program_fd, &info, &size))
-		return -errno;
-	for (__u32 i = 0; i < template->function_count; i++) {
-		template->functions[i].insn_off = start;
-		start = next_function(template, start);
-	}
-	return 0;
-}
 
 int inbound_open(struct inbound_template *template, const struct bpf_object *object)
 {
 	struct bpf_program *program = bpf_object__find_program_by_name(object, PROGRAM);
 	struct bpf_map *constants = bpf_object__find_map_by_name(object, CONSTANTS);
-	int err;
 
-	*template = (struct inbound_template){ .btf_fd = bpf_object__btf_fd(object) };
+	*template = (struct inbound_template){};
 	if (!program || !constants)
 		return -ENOENT;
 	template->constants_fd = bpf_map__fd(constants);
@@ -84,16 +35,12 @@ int inbound_open(struct inbound_template *template, const struct bpf_object *obj
 		return -ENOMEM;
 	memcpy(template->insns, bpf_program__insns(program),
 	       template->insn_count * sizeof(struct bpf_insn));
-	err = functions_read(template, bpf_program__fd(program));
-	if (err)
-		inbound_close(template);
-	return err;
+	return 0;
 }
 
 void inbound_close(struct inbound_template *template)
 {
 	free(template->insns);
-	free(template->functions);
 }
 
 /* A map of constants of its own: file descriptor, or a negative errno. */
@@ -118,10 +65,7 @@ static int constants_make(const struct inbound *inbound)
 /* A copy of the program: file descriptor, or a negative errno. */
 static int copy_load(const struct inbound_template *template, const struct inbound *inbound)
 {
-	LIBBPF_OPTS(bpf_prog_load_opts, options, .expected_attach_type = BPF_SK_LOOKUP,
-		    .prog_btf_fd = template->btf_fd, .func_info = template->functions,
-		    .func_info_cnt = template->function_count,
-		    .func_info_rec_size = sizeof(*template->functions));
+	LIBBPF_OPTS(bpf_prog_load_opts, options, .expected_attach_type = BPF_SK_LOOKUP);
 	int constants = constants_make(inbound), program;
 	struct bpf_insn *insns;
 
@@ -257,100 +201,20 @@ int inbound_detach(const char *pin_dir, const char *name)
 	return unlink(path) ? -errno : 0;
 }
 
-/* What the copy that a link has now knows: it is the constants of its program's. */
-static int link_read(int link, struct inbound *inbound)
-{
-	struct bpf_link_info info = {};
-	struct bpf_prog_info program_info = {};
-	struct bpf_map_info map_info;
-	__u32 maps[32], size = sizeof(info), key = 0, found = 0;
-	int program, map;
-
-	if (bpf_obj_get_info_by_fd(link, &info, &size))
-		return -errno;
-	program = bpf_prog_get_fd_by_id(info.prog_id);
-	if (program < 0)
-		return -errno;
-	program_info.nr_map_ids = 32;
-	program_info.map_ids = (__u64)(unsigned long)maps;
-	size = sizeof(program_info);
-	if (!bpf_obj_get_info_by_fd(program, &program_info, &size))
-		found = program_info.nr_map_ids;
-	close(program);
-	for (__u32 i = 0; i < found && i < 32; i++) {
-		map = bpf_map_get_fd_by_id(maps[i]);
-		map_info = (struct bpf_map_info){};
-		size = sizeof(map_info);
-		if (map >= 0 && !bpf_obj_get_info_by_fd(map, &map_info, &size) &&
-		    !strcmp(map_info.name, "inbound") && !bpf_map_lookup_elem(map, &key, inbound)) {
-			close(map);
-			return 0;
-		}
-		close(map);
-	}
-	return -ENOENT;
-}
-
-static int link_upgrade(const struct inbound_template *template, const char *path)
-{
-	int link = bpf_obj_get(path), program, err;
-	struct inbound inbound;
-
-	if (link < 0) /* ENOENT: its pod has just left */
-		return errno == ENOENT ? 0 : -errno;
-	err = link_read(link, &inbound);
-	program = err ? err : copy_load(template, &inbound);
-	if (program < 0) {
-		close(link);
-		return program;
-	}
-	if (bpf_link_update(link, program, NULL))
-		err = -errno;
-	if (err == -ENOLINK) /* its netns is gone */
-		err = unlink(path) && errno != ENOENT ? -errno : 0;
-	close(program);
-	close(link);
-	return err;
-}
-
-/* For each pin, until one fails. */
-static int each_pin(const char *pin_dir, int (*act)(const struct inbound_template *, const char *),
-		    const struct inbound_template *template)
+void inbound_detach_all(const char *pin_dir)
 {
 	char path[PATH_MAX];
 	struct dirent *entry;
-	int err = 0;
 	DIR *pins;
 
 	snprintf(path, sizeof(path), "%s/inbound", pin_dir);
 	pins = opendir(path);
-	if (!pins)
-		return errno == ENOENT ? 0 : -errno;
-	while (!err && (entry = readdir(pins))) {
-		if (entry->d_name[0] == '.')
-			continue;
+	while (pins && (entry = readdir(pins))) {
 		pin_path(path, pin_dir, entry->d_name);
-		err = act(template, path);
+		unlink(path);
 	}
-	closedir(pins);
-	return err;
-}
-
-int inbound_upgrade(const struct inbound_template *template, const char *pin_dir)
-{
-	return each_pin(pin_dir, link_upgrade, template);
-}
-
-static int pin_remove(const struct inbound_template *template, const char *path)
-{
-	(void)template;
-	unlink(path);
-	return 0;
-}
-
-void inbound_detach_all(const char *pin_dir)
-{
-	each_pin(pin_dir, pin_remove, NULL);
+	if (pins)
+		closedir(pins);
 }
 
 __u32 ztunnels_sum(int map)

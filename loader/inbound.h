@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * In-pod mode: what arrives at an enrolled pod is led to ztunnel by a copy of the
- * program inbound_lookup in the pod's netns, which is pinned in PIN_DIR/inbound and so
- * is found again by whoever comes after. For onramp-zds and `onramp load`.
+ * program inbound_netns in the pod's netns, which is pinned in PIN_DIR/inbound and so
+ * is found again by whoever comes after, and by inbound_lookup, which `onramp load`
+ * puts behind all of them. For onramp-zds.
  *
  * All functions that return an int: 0, or a negative errno with nothing changed.
  */
@@ -16,13 +17,10 @@
 struct inbound_template {
 	struct bpf_insn *insns;
 	size_t insn_count;
-	struct bpf_func_info *functions;
-	unsigned int function_count;
-	int btf_fd;
 	int constants_fd; /* of the map that each copy has one of its own of */
 };
 
-/* object must be loaded, with inbound_lookup and the pinned maps, and stay open. */
+/* object must be loaded, with inbound_netns and the pinned maps, and stay open. */
 int inbound_open(struct inbound_template *template, const struct bpf_object *object);
 void inbound_close(struct inbound_template *template);
 
@@ -47,9 +45,6 @@ int inbound_detach(const char *pin_dir, const char *name);
 bool inbound_is_attached(const char *pin_dir, const char *name, int netns_fd);
 
 void inbound_detach_all(const char *pin_dir);
-
-/* Replaces all that are pinned by copies of the template, each at once. */
-int inbound_upgrade(const struct inbound_template *template, const char *pin_dir);
 
 /*
  * Of the ids in `ztunnels`, for settings.ztunnels: what connect() keeps of cgroups, that

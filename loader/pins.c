@@ -3,6 +3,7 @@
  * The pin directory. One of onramp's is known by its mode, which nobody else's has, or
  * by the map `settings`, where somebody changed that mode.
  */
+#include "inbound.h"
 #include "loader.h"
 #include <fcntl.h>
 #include <ftw.h>
@@ -70,6 +71,7 @@ void pins_remove(void)
 {
 	unlink(pin("links/connect4"));
 	unlink(pin("links/connect6"));
+	inbound_detach_all(directory);
 	if (nftw(directory, remove_one, 8, FTW_DEPTH | FTW_PHYS))
 		die("%s: %m", directory);
 }

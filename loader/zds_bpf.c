@@ -53,7 +53,7 @@ static void object_open(void)
 	if (!skel)
 		die("cannot open the BPF object: %s", strerror(errno));
 	bpf_object__for_each_program(program, skel->obj) bpf_program__set_autoload(program, false);
-	bpf_program__set_autoload(skel->progs.inbound_lookup, true);
+	bpf_program__set_autoload(skel->progs.inbound_netns, true);
 	bpf_object__for_each_map (map, skel->obj) {
 		if (strchr(bpf_map__name(map), '.'))
 			continue; /* constants */

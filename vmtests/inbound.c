@@ -2,7 +2,6 @@
 /*
  * inbound OBJECT PIN_DIR attach|bypass NAME NETNS - what arrives there goes to ztunnel
  * inbound OBJECT PIN_DIR detach NAME
- * inbound OBJECT PIN_DIR upgrade
  * inbound OBJECT PIN_DIR note NAME CGROUP - what a ztunnel there begins to listen at
  *
  * Drives loader/inbound.c as onramp-zds does.
@@ -16,7 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The object with inbound_lookup alone loaded, on the maps that are pinned. */
+/* The object with inbound_netns alone loaded, on the maps that are pinned. */
 static struct bpf_object *object_load(const char *path, const char *pin_dir)
 {
 	struct bpf_object *object = bpf_object__open_file(path, NULL);
@@ -27,7 +26,7 @@ static struct bpf_object *object_load(const char *path, const char *pin_dir)
 	if (!object)
 		err(1, "%s", path);
 	bpf_object__for_each_program(program, object) bpf_program__set_autoload(
-		program, !strcmp(bpf_program__name(program), "inbound_lookup"));
+		program, !strcmp(bpf_program__name(program), "inbound_netns"));
 	bpf_object__for_each_map (map, object) {
 		if (strchr(bpf_map__name(map), '.'))
 			continue;
@@ -60,16 +59,14 @@ int main(int argc, char **argv)
 	int netns, result;
 
 	if (argc < 4)
-		errx(1, "inbound OBJECT PIN_DIR attach|bypass|detach|upgrade|note [NAME [OF]]");
+		errx(1, "inbound OBJECT PIN_DIR attach|bypass|detach|note [NAME [OF]]");
 	if (!strcmp(argv[3], "detach") && argc == 5) {
 		result = inbound_detach(argv[2], argv[4]);
 	} else if (!strcmp(argv[3], "note") && argc == 6) {
 		result = note(argv[2], argv[4], argv[5]);
 	} else {
 		result = inbound_open(&template, object_load(argv[1], argv[2]));
-		if (!result && !strcmp(argv[3], "upgrade")) {
-			result = inbound_upgrade(&template, argv[2]);
-		} else if (!result && argc == 6) {
+		if (!result && argc == 6) {
 			netns = open(argv[5], O_RDONLY);
 			result = inbound_attach(&template, argv[2], argv[4], netns,
 						!strcmp(argv[3], "bypass"), false);
