@@ -57,7 +57,7 @@ static __always_inline void say(const struct bpf_sk_lookup *ctx)
 	here->at.beside = inbound.beside;
 }
 
-/* False: it was said to another. */
+/* False: it was said to another, or long ago. */
 static __always_inline bool hear(const struct bpf_sk_lookup *ctx, struct inbound *at)
 {
 	volatile struct arriving *here = arriving_here();
@@ -67,7 +67,10 @@ static __always_inline bool hear(const struct bpf_sk_lookup *ctx, struct inbound
 	at->net = here->at.net;
 	at->bypass = here->at.bypass;
 	at->beside = here->at.beside;
-	return here->ctx == (__u64)ctx;
+	if (here->ctx != (__u64)ctx)
+		return false;
+	here->ctx = 0;
+	return true;
 }
 
 /* Where istio-cni has the kubelet's probes come from, while it is being taken over. */

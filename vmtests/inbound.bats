@@ -553,6 +553,23 @@ behind() {
 	led $POD 80 10.77.2.2
 }
 
+@test "nothing behind a pod's program, or nothing before what is: refused, not passed or led astray" {
+	"$BPFTOOL" map delete pinned "$PIN/maps/inbound_program" key 0 0 0 0
+	refused outside outside $POD 80
+	in_pod_loaded
+	dial outside outside $POD 80
+	led $POD 80 10.77.2.2
+	# Its word to this CPU is still there.
+	pod_up stray 10.77.1.6
+	serve stray 0.0.0.0 80
+	inbound alone stray "/run/netns/$RUN-stray"
+	arrived
+	refused outside outside 10.77.1.6 80
+	count_arrivals "refused=1"
+	inbound detach stray
+	pod_down stray
+}
+
 @test "a pod by the same name in another netns; one whose netns has gone" {
 	pod_up fresh 10.77.1.4
 	pod_up next 10.77.1.5

@@ -2,6 +2,7 @@
 /*
  * inbound OBJECT PIN_DIR attach|bypass NAME NETNS - what arrives there goes to ztunnel
  * inbound OBJECT PIN_DIR detach NAME
+ * inbound OBJECT PIN_DIR alone NAME NETNS - inbound_lookup there, and nothing before it
  * inbound OBJECT PIN_DIR note NAME CGROUP - what a ztunnel there begins to listen at
  *
  * Drives loader/inbound.c as onramp-zds does.
@@ -40,16 +41,16 @@ static struct bpf_object *object_load(const char *path, const char *pin_dir)
 	return object;
 }
 
-/* As loader/zds_bpf.c does, which is no part of this. */
-static int note(const char *pin_dir, const char *name, const char *cgroup)
+/* One of PIN_DIR/programs, by a link that is pinned at that path there. */
+static int attach(const char *pin_dir, const char *name, enum bpf_attach_type type,
+		  const char *where, const char *pin)
 {
 	char program[4096], path[4096];
 	int link;
 
-	snprintf(program, sizeof(program), "%s/programs/sock_ops", pin_dir);
-	snprintf(path, sizeof(path), "%s/links/sock_ops-%s", pin_dir, name);
-	link = bpf_link_create(bpf_obj_get(program), open(cgroup, O_RDONLY), BPF_CGROUP_SOCK_OPS,
-			       NULL);
+	snprintf(program, sizeof(program), "%s/programs/%s", pin_dir, name);
+	snprintf(path, sizeof(path), "%s/%s", pin_dir, pin);
+	link = bpf_link_create(bpf_obj_get(program), open(where, O_RDONLY), type, NULL);
 	return link < 0 || bpf_obj_pin(link, path) ? -errno : 0;
 }
 
@@ -57,13 +58,19 @@ int main(int argc, char **argv)
 {
 	struct inbound_template template;
 	int netns, result;
+	char pin[4096];
 
 	if (argc < 4)
-		errx(1, "inbound OBJECT PIN_DIR attach|bypass|detach|note [NAME [OF]]");
+		errx(1, "inbound OBJECT PIN_DIR attach|bypass|alone|detach|note [NAME [OF]]");
 	if (!strcmp(argv[3], "detach") && argc == 5) {
 		result = inbound_detach(argv[2], argv[4]);
 	} else if (!strcmp(argv[3], "note") && argc == 6) {
-		result = note(argv[2], argv[4], argv[5]);
+		/* As loader/zds_bpf.c does, which is no part of this. */
+		snprintf(pin, sizeof(pin), "links/sock_ops-%s", argv[4]);
+		result = attach(argv[2], "sock_ops", BPF_CGROUP_SOCK_OPS, argv[5], pin);
+	} else if (!strcmp(argv[3], "alone") && argc == 6) {
+		snprintf(pin, sizeof(pin), "inbound/%s", argv[4]);
+		result = attach(argv[2], "inbound_lookup", BPF_SK_LOOKUP, argv[5], pin);
 	} else {
 		result = inbound_open(&template, object_load(argv[1], argv[2]));
 		if (!result && argc == 6) {
