@@ -97,16 +97,20 @@ struct visit {
 	__u64 net;
 };
 
-/* The address of the struct net; and notes what ztunnel listens on there already. */
-static int netns_read(void *argument)
+static int net_read(void *argument)
+{
+	struct visit *visit = argument;
+	__u64 id;
+
+	return netns_ids(visit->pin_dir, &id, &visit->net);
+}
+
+static int listeners_read(void *argument)
 {
 	struct visit *visit = argument;
 	char nothing[2];
-	__u64 id;
-	int err = netns_ids(visit->pin_dir, &id, &visit->net);
 
-	return err ? err :
-		     iterator_read(visit->pin_dir, "iter_listeners", nothing, sizeof(nothing));
+	return iterator_read(visit->pin_dir, "iter_listeners", nothing, sizeof(nothing));
 }
 
 static void pin_path(char path[PATH_MAX], const char *pin_dir, const char *name)
@@ -144,27 +148,32 @@ static bool is_in(int link, int netns_fd)
 	       info.netns.netns_ino == netns.st_ino;
 }
 
-int inbound_note(const char *pin_dir, int netns_fd, __u64 *net)
+int inbound_net(const char *pin_dir, int netns_fd, __u64 *net)
 {
 	struct visit visit = { .pin_dir = pin_dir };
-	int err = netns_visit(netns_fd, netns_read, &visit);
+	int err = netns_visit(netns_fd, net_read, &visit);
 
 	*net = visit.net;
 	return err;
 }
 
+int inbound_note(const char *pin_dir, int netns_fd)
+{
+	struct visit visit = { .pin_dir = pin_dir };
+
+	return netns_visit(netns_fd, listeners_read, &visit);
+}
+
 int inbound_attach(const struct inbound_template *template, const char *pin_dir, const char *name,
 		   int netns_fd, bool bypass, bool beside)
 {
-	struct visit visit = { .pin_dir = pin_dir };
 	struct inbound inbound = { .bypass = bypass, .beside = beside };
 	char path[PATH_MAX];
 	int link, program, err;
 
-	err = netns_visit(netns_fd, netns_read, &visit);
+	err = inbound_net(pin_dir, netns_fd, &inbound.net);
 	if (err)
 		return err;
-	inbound.net = visit.net;
 	program = copy_load(template, &inbound);
 	if (program < 0)
 		return program;

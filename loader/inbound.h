@@ -25,19 +25,21 @@ int inbound_open(struct inbound_template *template, const struct bpf_object *obj
 void inbound_close(struct inbound_template *template);
 
 /*
- * Leads what arrives in the netns of that file descriptor to ztunnel, whose listeners
- * there that are older than the load are found first. name is the pin's, by which it is
- * detached. bypass: the pod's inbound capture is off. beside: istio-cni's rules may be
- * in the netns. One that is there is replaced.
+ * Leads what arrives in the netns of that file descriptor to ztunnel. name is the pin's,
+ * by which it is detached. bypass: the pod's inbound capture is off. beside: istio-cni's
+ * rules may be in the netns. One that is there is replaced.
  */
 int inbound_attach(const struct inbound_template *template, const char *pin_dir, const char *name,
 		   int netns_fd, bool bypass, bool beside);
 
+/* Sets *net to what the map `listeners` knows the netns by. */
+int inbound_net(const char *pin_dir, int netns_fd, __u64 *net);
+
 /*
- * Notes what ztunnels, known by now, have listened at in the netns since before; sets
- * *net to what the map `listeners` knows the netns by.
+ * Notes what ztunnels, known by now, have listened at in the netns since before. Takes
+ * milliseconds: the kernel goes through all connections of the node.
  */
-int inbound_note(const char *pin_dir, int netns_fd, __u64 *net);
+int inbound_note(const char *pin_dir, int netns_fd);
 
 int inbound_detach(const char *pin_dir, const char *name);
 

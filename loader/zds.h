@@ -158,8 +158,11 @@ void bpf_each(void (*act)(const union uid *uid));
 
 bool bpf_is_led(const char *uid, int netns_fd);
 int bpf_lead(const char *uid, int netns_fd, bool bypass, bool beside);
-int bpf_note(int netns_fd);	  /* what ztunnels listen at in there since before */
 bool bpf_is_served(int netns_fd); /* one that is known listens there, at all that matters */
+
+/* What ztunnels listen at in there since before; what that of the cgroup does. */
+int bpf_note(int netns_fd);
+int bpf_note_of(int netns_fd, const char *cgroup);
 void bpf_let_go(const char *uid);
 
 /* Attaches, in a pod's cgroup, what captures its DNS; off: takes it away. */
@@ -230,6 +233,7 @@ struct pod {
 	bool is_known;	       /* what was before this onramp-zds has been looked at */
 	bool was_late;	       /* it ran already when it was first said */
 	bool is_led;	       /* what arrives at it goes to ztunnel */
+	bool may_be_served;    /* a ztunnel may listen there that BPF does not know */
 	bool is_tellable;      /* ztunnels may be told of it */
 	bool is_enabled;
 	bool leaves;
@@ -299,6 +303,7 @@ void peers_tell(void);
 
 /* The one whose process is the newest; -1: none is connected. */
 int peer_newest(void);
+const char *peer_cgroup(int peer);
 
 /* A pod that may be a ztunnel's has a netns. */
 void ztunnel_appeared(const union uid *uid);

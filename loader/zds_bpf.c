@@ -254,31 +254,54 @@ int bpf_lead(const char *uid, int netns_fd, bool bypass, bool beside)
 	return inbound_attach(&template, config.pin_dir, uid, netns_fd, bypass, beside);
 }
 
+/* Whether it is known that ztunnels at these places, first to last, listen in there. */
+static bool is_noted(__u64 net, __u32 first, __u32 last)
+{
+	static const enum listener wanted[] = { OUTBOUND, INBOUND, HBONE };
+	struct listener_key key = { .net = net };
+	size_t found = 0;
+	__u64 cookie;
+
+	for (size_t i = 0; i < sizeof(wanted) / sizeof(*wanted); i++) {
+		key.listener = wanted[i];
+		for (key.place = first; key.place <= last; key.place++)
+			if (!bpf_map_lookup_elem(maps.listeners, &key, &cookie))
+				break;
+		found += key.place <= last;
+	}
+	return found == sizeof(wanted) / sizeof(*wanted);
+}
+
 int bpf_note(int netns_fd)
 {
-	__u64 net;
+	return inbound_note(config.pin_dir, netns_fd);
+}
 
-	return inbound_note(config.pin_dir, netns_fd, &net);
+int bpf_note_of(int netns_fd, const char *cgroup)
+{
+	struct ztunnel ztunnel;
+	struct stat status;
+	__u64 id, net;
+	int err = inbound_net(config.pin_dir, netns_fd, &net);
+
+	if (err)
+		return err;
+	if (stat(cgroup, &status))
+		return -errno;
+	id = status.st_ino;
+	if (!bpf_map_lookup_elem(maps.ztunnels, &id, &ztunnel) &&
+	    is_noted(net, ztunnel.place, ztunnel.place))
+		return 0;
+	return bpf_note(netns_fd);
 }
 
 bool bpf_is_served(int netns_fd)
 {
-	static const enum listener wanted[] = { OUTBOUND, INBOUND, HBONE };
-	struct listener_key key = {};
-	__u64 net, cookie;
-	size_t found = 0;
+	__u64 net;
 
-	if (inbound_note(config.pin_dir, netns_fd, &net))
+	if (inbound_net(config.pin_dir, netns_fd, &net) || bpf_note(netns_fd))
 		return false;
-	key.net = net;
-	for (size_t i = 0; i < sizeof(wanted) / sizeof(*wanted); i++) {
-		key.listener = wanted[i];
-		for (key.place = 0; key.place < ZTUNNELS; key.place++)
-			if (!bpf_map_lookup_elem(maps.listeners, &key, &cookie))
-				break;
-		found += key.place < ZTUNNELS;
-	}
-	return found == sizeof(wanted) / sizeof(*wanted);
+	return is_noted(net, 0, ZTUNNELS - 1);
 }
 
 void bpf_let_go(const char *uid)

@@ -130,6 +130,11 @@ bool peers_any(void)
 	return false;
 }
 
+const char *peer_cgroup(int peer)
+{
+	return peers[peer].cgroup;
+}
+
 bool peers_stand_by(void)
 {
 	return said_standing_by;

@@ -118,6 +118,7 @@ static void know(struct pod *pod, __u64 netns)
 	pod->was_late = !was_enabled && !has_rule && netns;
 	pod->is_enabled = was_enabled && has_rule;
 	pod->has_status = was_enabled;
+	pod->may_be_served = netns; /* else none can have been told of it but by us */
 	pod->is_known = true;
 }
 
@@ -195,7 +196,9 @@ static bool netns_find(struct pod *pod, __u64 netns)
 		pod->netns_fd = cgroup_netns(&pod->uid, netns, pod->pid);
 		if (pod->netns_fd >= 0)
 			pod->netns = netns;
-		if (pod->netns && !bpf_is_led(pod->text, pod->netns_fd))
+		if (pod->netns && bpf_is_led(pod->text, pod->netns_fd))
+			pod->may_be_served = false; /* who listens there was noted */
+		else if (pod->netns)
 			pod->is_enabled = false;
 	}
 	if (pod->netns_fd < 0) {
@@ -221,12 +224,15 @@ static bool lead(struct pod *pod)
 
 	if (pod->is_led && pod->led_bypass == pod->said.bypass_inbound && pod->led_beside == beside)
 		return true;
-	err = bpf_lead(pod->text, pod->netns_fd, pod->said.bypass_inbound, beside);
+	err = pod->may_be_served ? bpf_note(pod->netns_fd) : 0;
+	if (!err)
+		err = bpf_lead(pod->text, pod->netns_fd, pod->said.bypass_inbound, beside);
 	if (err) {
 		fail(pod, "sk_lookup", err);
 		return false;
 	}
 	pod->is_led = true;
+	pod->may_be_served = false;
 	pod->led_bypass = pod->said.bypass_inbound;
 	pod->led_beside = beside;
 	return true;
@@ -551,7 +557,7 @@ void pod_answered(struct pod *pod, int peer, bool was_del, const char *error)
 		return;
 	}
 	/* It may have listened there before it was known as a ztunnel. */
-	if (pod->netns_fd >= 0 && bpf_note(pod->netns_fd))
+	if (pod->netns_fd >= 0 && bpf_note_of(pod->netns_fd, peer_cgroup(peer)))
 		log_event("listeners-not-noted", "uid=%s", pod->text);
 	pod->by[peer] = ACKED;
 	pod->nacks[peer] = 0;

@@ -144,6 +144,12 @@ bool bpf_is_served(int netns_fd)
 	return !bpf_fails;
 }
 
+int bpf_note_of(int netns_fd, const char *cgroup)
+{
+	assert(netns_fd >= 0 && cgroup);
+	return bpf_fails ? -EPERM : 0;
+}
+
 int bpf_note(int netns_fd)
 {
 	assert(netns_fd >= 0);

@@ -75,8 +75,10 @@ int main(int argc, char **argv)
 		result = inbound_open(&template, object_load(argv[1], argv[2]));
 		if (!result && argc == 6) {
 			netns = open(argv[5], O_RDONLY);
-			result = inbound_attach(&template, argv[2], argv[4], netns,
-						!strcmp(argv[3], "bypass"), false);
+			result = inbound_note(argv[2], netns);
+			if (!result)
+				result = inbound_attach(&template, argv[2], argv[4], netns,
+							!strcmp(argv[3], "bypass"), false);
 		}
 	}
 	if (result)
