@@ -87,9 +87,14 @@ $(B)/onramp.bpf.o: $(HOOKS)
 	$(call say,LINK,$@)
 	$(Q)$(BPFTOOL) gen object $@ $(HOOKS)
 
-$(B)/onramp.skel.h: $(B)/onramp.bpf.o
+# All that onramp-zds loads; the rest is pinned by then.
+$(B)/inbound_netns.bpf.o: $(B)/bpf/inbound_netns.o $(B)/bpf/license.o
+	$(call say,LINK,$@)
+	$(Q)$(BPFTOOL) gen object $@ $^
+
+$(B)/%.skel.h: $(B)/%.bpf.o
 	$(call say,SKEL,$@)
-	$(Q)$(BPFTOOL) gen skeleton $< name onramp >$@
+	$(Q)$(BPFTOOL) gen skeleton $< name $* >$@
 
 $(B)/%.h: loader/%.txt scripts/usage-to-c
 	$(call say,GEN,$@)
@@ -105,9 +110,9 @@ $(B)/version: FORCE
 ZDS := $(wildcard loader/zds*.c)
 BOTH := loader/addr.c loader/inbound.c loader/netns.c loader/uid.c
 LOADER := $(filter-out $(ZDS),$(wildcard loader/*.c))
-MADE := bpf/onramp.h $(wildcard loader/*.h) $(B)/onramp.skel.h $(B)/version
+MADE := bpf/onramp.h $(wildcard loader/*.h) $(B)/version
 
-$(B)/onramp: $(LOADER) $(B)/usage.h $(MADE)
+$(B)/onramp: $(LOADER) $(B)/usage.h $(B)/onramp.skel.h $(MADE)
 	$(call say,CC,$@)
 	$(Q)$(CC) $(CFLAGS) -DVERSION='"$(VERSION)"' -static -s $(LOADER) -o $@ \
 		$$(scripts/static-libs '$(CC)')
@@ -118,7 +123,7 @@ $(B)/zds.pb-c.c $(B)/zds.pb-c.h &: loader/zds.proto | setup-build
 	$(Q)protoc-c --proto_path=loader --c_out=$(B) $<
 
 # With shared libraries: Debian's libmicrohttpd has no static form without GnuTLS.
-$(B)/onramp-zds: $(ZDS) $(BOTH) $(B)/zds.pb-c.c $(B)/zds.pb-c.h $(B)/usage-zds.h $(MADE)
+$(B)/onramp-zds: $(ZDS) $(BOTH) $(B)/zds.pb-c.c $(B)/zds.pb-c.h $(B)/usage-zds.h $(B)/inbound_netns.skel.h $(MADE)
 	$(call say,CC,$@)
 	$(Q)$(CC) $(CFLAGS) -DVERSION='"$(VERSION)"' $(ZDS) $(BOTH) $(B)/zds.pb-c.c -o $@ \
 		-lbpf -lprotobuf-c -lmicrohttpd
@@ -251,7 +256,7 @@ bench: setup-build-bench all tools ## what a connection costs: build/bench.*
 bench-scale: setup-build-bench all tools ## many pods, rules, connections; memory
 	$(Q)scripts/bench-scale
 
-lint: setup-lint setup-build $(B)/onramp.skel.h $(B)/usage.h $(B)/usage-zds.h $(B)/zds.pb-c.h ## clang-format, cppcheck, shellcheck
+lint: setup-lint setup-build $(B)/onramp.skel.h $(B)/inbound_netns.skel.h $(B)/usage.h $(B)/usage-zds.h $(B)/zds.pb-c.h ## clang-format, cppcheck, shellcheck
 	$(call say,LINT,C)
 	$(Q)clang-format --dry-run -Werror $(C_FILES)
 	$(Q)cppcheck --quiet --error-exitcode=1 --inline-suppr \

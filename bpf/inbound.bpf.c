@@ -5,73 +5,12 @@
  * there. Runs for each new TCP connection to the pod, its own ones included, and again
  * for a SYN that is sent again.
  *
- * The kernel tells such a program nothing of the netns that it runs for. So each pod's
- * netns has a small one of its own, inbound_netns, whose constants say it; from there
- * all go on in inbound_lookup, which is loaded once. See loader/inbound.c.
+ * Comes from inbound_netns, which says what netns it is in.
  */
+#include "arriving.h"
 #include "in_pod.h"
 #include "listeners.h"
 #include "verdict.h"
-
-/* Of the netns that a copy of inbound_netns is for. */
-const volatile struct inbound inbound SEC(".rodata.inbound") = {};
-
-/* 0 -> inbound_lookup, put there by the loader. Empty: what arrives is refused. */
-struct {
-	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, __u32);
-} inbound_program SEC(".maps") __weak;
-
-/* 0 -> what inbound_netns has to say to inbound_lookup, on this CPU. */
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct arriving);
-} arriving SEC(".maps") __weak;
-
-static __always_inline volatile struct arriving *arriving_here(void)
-{
-	__u32 key = 0;
-
-	return bpf_map_lookup_elem(&arriving, &key);
-}
-
-/*
- * A lookup of a task's (sock_diag has such; with PREEMPT_RT, any) may be interrupted by
- * one of a packet's on the same CPU, which then writes over what was said. So it is said
- * for whom it is, by the address of the context, which no other has for as long as the
- * lookup runs; first, and asked last.
- */
-static __always_inline void say(const struct bpf_sk_lookup *ctx)
-{
-	volatile struct arriving *here = arriving_here();
-
-	if (!here)
-		return;
-	here->ctx = (__u64)ctx;
-	here->at.net = inbound.net;
-	here->at.bypass = inbound.bypass;
-	here->at.beside = inbound.beside;
-}
-
-/* False: it was said to another, or long ago. */
-static __always_inline bool hear(const struct bpf_sk_lookup *ctx, struct inbound *at)
-{
-	volatile struct arriving *here = arriving_here();
-
-	if (!here)
-		return false;
-	at->net = here->at.net;
-	at->bypass = here->at.bypass;
-	at->beside = here->at.beside;
-	if (here->ctx != (__u64)ctx)
-		return false;
-	here->ctx = 0;
-	return true;
-}
 
 /* Where istio-cni has the kubelet's probes come from, while it is being taken over. */
 static __always_inline bool is_istio_cnis(const union addr *ip)
@@ -189,14 +128,4 @@ int inbound_lookup(struct bpf_sk_lookup *ctx)
 		arrival = ARRIVED_REFUSED; /* never past policy */
 	count(arrival);
 	return arrival == ARRIVED_REFUSED ? SK_DROP : SK_PASS;
-}
-
-SEC("sk_lookup")
-int inbound_netns(struct bpf_sk_lookup *ctx)
-{
-	if (ctx->protocol != IPPROTO_TCP)
-		return SK_PASS;
-	say(ctx);
-	bpf_tail_call(ctx, &inbound_program, 0);
-	return SK_DROP;
 }

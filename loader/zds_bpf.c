@@ -3,7 +3,7 @@
 #include "inbound.h"
 #include "zds.h"
 
-#include "onramp.skel.h"
+#include "inbound_netns.skel.h"
 #include <bpf/bpf.h>
 #include <dirent.h>
 #include <fcntl.h>
@@ -24,14 +24,16 @@ static struct {
 	int listeners;
 } maps;
 
-static struct onramp *skel; /* whose descriptors the template's instructions name */
+static struct inbound_netns *skel; /* whose descriptors the template's instructions name */
 static struct inbound_template template;
 static struct ring_buffer *pod_events;
 static struct stat loaded;	  /* the pin of `settings`, another by each load after an unload */
 static unsigned long events_lost; /* as stats have it */
 
-static int map_open(const char *name)
+static int map_open(const char *name, size_t key, size_t value)
 {
+	struct bpf_map_info info = {};
+	__u32 size = sizeof(info);
 	char path[PATH_MAX];
 	int map;
 
@@ -39,21 +41,21 @@ static int map_open(const char *name)
 	map = bpf_obj_get(path);
 	if (map < 0)
 		die("%s: %s: onramp load first, or give -p", path, strerror(errno));
+	if (bpf_obj_get_info_by_fd(map, &info, &size) || info.key_size != key ||
+	    info.value_size != value)
+		die("%s: another release's: load this release of onramp first", path);
 	return map;
 }
 
-/* Our own object, of which what arrives at pods is led by copies: on the maps that are there. */
+/* The object that what leads arrivals at pods is made of: on the maps that are there. */
 static void object_open(void)
 {
-	struct bpf_program *program;
 	char path[PATH_MAX];
 	struct bpf_map *map;
 
-	skel = onramp__open();
+	skel = inbound_netns__open();
 	if (!skel)
 		die("cannot open the BPF object: %s", strerror(errno));
-	bpf_object__for_each_program(program, skel->obj) bpf_program__set_autoload(program, false);
-	bpf_program__set_autoload(skel->progs.inbound_netns, true);
 	bpf_object__for_each_map (map, skel->obj) {
 		if (strchr(bpf_map__name(map), '.'))
 			continue; /* constants */
@@ -111,10 +113,11 @@ static int on_pod_event(void *context, void *data, size_t size)
 /* How many events found no room, ever. */
 static unsigned long lost_count(void)
 {
+	__u32 cpus = libbpf_num_possible_cpus();
 	unsigned long sum = 0;
 	struct stats stats;
 
-	for (__u32 cpu = 0; cpu < STATS_CPUS; cpu++)
+	for (__u32 cpu = 0; cpu < cpus && cpu < STATS_CPUS; cpu++)
 		if (!bpf_map_lookup_elem(maps.stats, &cpu, &stats))
 			sum += stats.count[STAT_EVENTS_LOST];
 	return sum;
@@ -146,20 +149,20 @@ void bpf_open(void)
 	struct settings settings;
 
 	libbpf_set_print(print);
-	maps.settings = map_open("settings");
-	maps.mesh_pods = map_open("mesh_pods");
-	maps.uid_netns = map_open("uid_netns");
-	maps.ztunnels = map_open("ztunnels");
-	maps.starts = map_open("ztunnel_starts");
-	maps.stats = map_open("stats");
-	maps.listeners = map_open("listeners");
+	maps.settings = map_open("settings", sizeof(__u32), sizeof(struct settings));
+	maps.mesh_pods = map_open("mesh_pods", sizeof(union uid), sizeof(__u32));
+	maps.uid_netns = map_open("uid_netns", sizeof(union uid), sizeof(struct uid_netns));
+	maps.ztunnels = map_open("ztunnels", sizeof(__u64), sizeof(struct ztunnel));
+	maps.starts = map_open("ztunnel_starts", sizeof(__u32), sizeof(__u64));
+	maps.stats = map_open("stats", sizeof(__u32), sizeof(struct stats));
+	maps.listeners = map_open("listeners", sizeof(struct listener_key), sizeof(__u64));
 	if (!settings_read(&settings) || settings.mode != IN_POD_MODE)
 		die("%s: not in in-pod mode: onramp load without -z", config.pin_dir);
 	snprintf(path, sizeof(path), "%s/maps/settings", config.pin_dir);
 	if (stat(path, &loaded))
 		die("%s: %s", path, strerror(errno));
 	object_open();
-	pod_events = ring_buffer__new(map_open("pod_events"), on_pod_event, NULL, NULL);
+	pod_events = ring_buffer__new(map_open("pod_events", 0, 0), on_pod_event, NULL, NULL);
 	if (!pod_events)
 		die("pod_events: %s", strerror(errno));
 }

@@ -559,6 +559,8 @@ void pod_answered(struct pod *pod, int peer, bool was_del, const char *error)
 	/* It may have listened there before it was known as a ztunnel. */
 	if (pod->netns_fd >= 0 && bpf_note_of(pod->netns_fd, peer_cgroup(peer)))
 		log_event("listeners-not-noted", "uid=%s", pod->text);
+	else
+		pod->may_be_served = false;
 	pod->by[peer] = ACKED;
 	pod->nacks[peer] = 0;
 	pod->drops = 0;

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 # bats file_tags=alone
 # onramp-zds with many pods, and killed again and again: nothing goes past ztunnel, and
-# nothing is left behind.
+# nothing is left behind. And what a full node takes, in time and memory.
 
 load helpers.bash
 load mesh.bash
@@ -14,6 +14,8 @@ CHURN=${ONRAMP_TEST_VM:+100}
 CHURN=${CHURN:-1000}
 KILLS=${ONRAMP_TEST_VM:+10}
 KILLS=${KILLS:-50}
+FULL=${ONRAMP_TEST_VM:+40}
+FULL=${FULL:-500}
 
 setup_file() {
 	zds_node_up zds_scale
@@ -102,6 +104,81 @@ through_ztunnel() {
 	retry 600 nothing_stays || { what_there_is >&2; return 1; }
 	grep -E '^(proxied|direct)' "$WORK/pods" | awk -F '[ =]' '{ direct += $4; failed += $8 }
 		END { print "# by ztunnel " direct ", refused " failed }' >&3
+}
+
+ms_since() { # EPOCHREALTIME
+	echo $(((${EPOCHREALTIME/./} - ${1/./}) / 1000))
+}
+
+at_most() { # LIMIT NUMBER WHAT
+	echo "# $3: $2" >&3
+	[ "$2" -le "$1" ] || { echo "$3: $2, and not $1" >&2; return 1; }
+}
+
+# Beside whatever else the machine does, so three times is too long; emulated, nothing is.
+in_ms() { # LIMIT EPOCHREALTIME WHAT
+	local limit=$((3 * $1))
+	[ -z "${ONRAMP_TEST_VM-}" ] || limit=1000000
+	at_most "$limit" "$(ms_since "$2")" "of $1 ms, $3"
+}
+
+# KiB of the kernel's own, after what is on its way out has gone.
+kernel_memory() {
+	sync
+	sleep 1
+	awk '/^(SUnreclaim|KernelStack|PageTables|Percpu|VmallocUsed):/ { sum += $2 } END { print sum }' /proc/meminfo
+}
+
+# What BPF has for pods: KiB of their programs, and of all maps.
+bpf_memory() {
+	{
+		for kind in prog map; do
+			"$BPFTOOL" -j "$kind" show | jq -c '.[] | select(.name | startswith("inbound"))'
+		done
+		for map in "$PIN"/maps/*; do "$BPFTOOL" -j map show pinned "$map"; done
+	} | jq -s 'map(.bytes_memlock) | add / 1024 | round'
+}
+
+@test "a full node: $AT_ONCE pods that run join in a second; $FULL pods' memory, and an upgrade" {
+	light_pods "$FULL" "$FULL"
+	light_pods_are_made "$FULL"
+	kernel=$(kernel_memory) bpf=$(bpf_memory)
+	began=$EPOCHREALTIME
+	light_workloads 0 $((AT_ONCE - 1))
+	retry 3000 statuses_are enabled "$AT_ONCE"
+	in_ms 1000 "$began" "until $AT_ONCE pods are enabled"
+	light_workloads "$AT_ONCE" $((FULL - 1))
+	retry 3000 statuses_are enabled "$FULL"
+	at_most 64 $((($(kernel_memory) - kernel) / FULL)) "KiB of the kernel's for each pod"
+	at_most 8 $((($(bpf_memory) - bpf) / FULL)) "KiB of these are BPF's"
+	zds_pid
+	at_most 16384 "$(awk '/^VmHWM/ { print $2 }' "/proc/$pid/status")" "KiB of onramp-zds, at most"
+	began=$EPOCHREALTIME
+	zds_load -k "$CG/kubelet"
+	in_ms 2000 "$began" "an upgrade"
+	is "$(statuses enabled)" "$FULL"
+	enough
+	rm "$WORKLOADS"/0000*
+	retry 1200 nothing_stays || { what_there_is >&2; return 1; }
+}
+
+@test "a pod that dials 4096 destinations: each is remembered in less than 512 KiB" {
+	kpod_up wide 10.77.1.9 19
+	workload wide
+	enabled wide
+	bpf=$(bpf_memory)
+	pod wide python3 -ISc 'import socket
+for n in range(4096):
+    address = f"10.80.{n // 256}.{n % 256}"
+    s = socket.socket()
+    s.connect((address, 80))
+    assert s.getpeername()[0] == address
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    s.close()'
+	at_most 512 $(($(bpf_memory) - bpf)) "KiB for 4096 destinations"
+	[ "$(entries numbers)" -ge $((4096 / 8)) ]
+	no_workload wide
+	kpod_down wide
 }
 
 @test "$CHURN pods one after another: nothing of them stays" {
