@@ -1,5 +1,6 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+# bats file_tags=once
 # Every map at its limit: which verdicts hold, what the metrics and the loader
 # say, and what all of it costs in memory. (10,000 pods: see churn.bats.)
 
@@ -155,7 +156,6 @@ no_room() { # MAP ARGUMENT-THAT-FAILS COMMAND...
 	done
 }
 
-# bats test_tags=once
 @test "mesh_rules full: enroll and load say so and change nothing; forget makes room" {
 	onramp enroll 10.99.0.0/16
 	fill mesh_rules ENOSPC 2
@@ -171,7 +171,6 @@ no_room() { # MAP ARGUMENT-THAT-FAILS COMMAND...
 	drain
 }
 
-# bats test_tags=once
 @test "bypass_rules full: load says so and changes nothing" {
 	node_mode -b 10.99.0.0/16
 	fill bypass_rules ENOSPC 3

@@ -1,5 +1,6 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+# bats file_tags=once
 # Many pods, one after another and at once: each one's verdicts are right, its
 # own connections' and the node's to it, and nothing of it stays. Half of them are
 # enrolled. In full by `make churn`: 10,000 pods, and 2,000 at once; in in-pod mode a

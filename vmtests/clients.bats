@@ -1,5 +1,6 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+# bats file_tags=once
 # Real programs as clients, in an enrolled pod with both families. ztunnel's
 # stand-in answers each by HTTP with what it sees, and logs it; the program shows
 # whom it believes to talk to, where it can.
@@ -79,7 +80,6 @@ for family, address in ((2, "10.77.2.2"), (10, "fd00:77::2"), (10, "::ffff:10.77
 	[[ ${lines[2]} == "dialled=::ffff:"* ]]
 }
 
-# bats test_tags=once
 @test "Node.js: each family" {
 	run -0 pod client node -e '
 const get = (host, then) => {
@@ -96,7 +96,6 @@ get("10.77.2.2", () => get("fd00:77::2", () => {}));'
 
 # A JVM takes 10 s where it is emulated: one then, for IPv4, which it dials mapped.
 # Its API shows what the program asked for, never getpeername().
-# bats test_tags=once
 @test "Java: each family" {
 	hosts=(10.77.2.2 '[fd00:77::2]')
 	[ -z "${ONRAMP_TEST_VM-}" ] || unset 'hosts[1]'
@@ -137,7 +136,6 @@ get("10.77.2.2", () => get("fd00:77::2", () => {}));'
 	told "${got[1]}" fd00:77::2
 }
 
-# bats test_tags=once
 @test "wrk: each family, a second of connections" {
 	for host in 10.77.2.2 '[fd00:77::2]'; do
 		before=$(connects redirected outbound)

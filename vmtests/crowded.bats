@@ -1,5 +1,6 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+# bats file_tags=once
 # Other programs on onramp's cgroup, its parents and its children, among them a
 # socket load balancer (other.bpf.c) with a service 10.96.0.10 whose backend is
 # 10.77.2.2. A child's programs run before its parent's, and on one cgroup the

@@ -1,6 +1,6 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-# bats file_tags=alone
+# bats file_tags=alone,once
 # The loader dies at any of its system calls, or any of them fails: strace kills
 # it on entry to the N-th call of a name, or lets that call fail. Then the node
 # is as before or as after, and the next load or unload makes it whole.

@@ -1,5 +1,6 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+# bats file_tags=once
 # The demo: real traffic through HAProxy, and the README's copy of what it says.
 
 load helpers.bash
@@ -22,7 +23,6 @@ load helpers.bash
 	plain <"$BATS_FILE_TMPDIR/demo" | diff "$BATS_FILE_TMPDIR/readme" -
 }
 
-# bats test_tags=once
 @test "interrupted, it cleans up as well" {
 	"$ROOT/scripts/demo" >"$BATS_FILE_TMPDIR/cut" 2>&1 3>&- &
 	demo=$!
@@ -33,7 +33,6 @@ load helpers.bash
 	is "$(ls -d "$(cgroup2_mount)"/or*-demo 2>/dev/null)" ""
 }
 
-# bats test_tags=once
 @test "not root, it says what to do" {
 	run -1 setpriv --reuid=65534 --clear-groups "$ROOT/scripts/demo"
 	has "sudo make demo"

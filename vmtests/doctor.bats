@@ -1,5 +1,6 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+# bats file_tags=once
 # onramp-doctor on nodes that were broken on purpose: it names the cause, all of
 # it in one line that FAILs or warns, and nothing else.
 
@@ -70,19 +71,16 @@ not_loaded() { # LINE: where it cannot be loaded, it says why
 	is "$status$output" 2
 }
 
-# bats test_tags=once
 @test "kernel too old" {
 	break=$(hide /proc/sys/kernel/osrelease 5.9.16-amd64)
 	not_loaded "FAIL  kernel    5.9.16-amd64 is too old: boot 5.10 or later"
 }
 
-# bats test_tags=once
 @test "kernel without BTF" {
 	break="mount -t tmpfs none /sys/kernel/btf"
 	not_loaded "FAIL  kernel    no BTF in /sys/kernel/btf: boot one with CONFIG_DEBUG_INFO_BTF"
 }
 
-# bats test_tags=once
 @test "lockdown: confidentiality is an obstacle, integrity is not" {
 	break="mount -t tmpfs none /sys/kernel/security
 		echo 'none integrity [confidentiality]' >/sys/kernel/security/lockdown"
@@ -93,7 +91,6 @@ not_loaded() { # LINE: where it cannot be loaded, it says why
 	has "ok    lockdown  none [integrity] confidentiality"
 }
 
-# bats test_tags=once
 @test "a capability less, none at all, or those of a user namespace" {
 	for less in bpf perfmon net_admin; do
 		run -1 setpriv --bounding-set "-sys_admin,-$less" "$ROOT/scripts/onramp-doctor" -r "$WORK/root" \
@@ -110,7 +107,6 @@ not_loaded() { # LINE: where it cannot be loaded, it says why
 		"FAIL  rights    a user namespace, where capabilities do not count: leave it"
 }
 
-# bats test_tags=once
 @test "no cgroup2" {
 	break="mount -t tmpfs none '$(cgroup2_mount)'"
 	doctor
@@ -130,7 +126,6 @@ v1_of() { # KERNEL GROUPS-OF-NET_CLS GROUPS-OF-NET_PRIO
 	hide /proc/sys/kernel/osrelease "$1"
 }
 
-# bats test_tags=once
 @test "hybrid node with net_prio in use, before 5.15: no cgroup but the root" {
 	break=$(v1_of 5.14.0 1 2)
 	not_loaded "FAIL  v1        net_prio in use hides sockets' cgroups: no -c, no -t, or boot 5.15"
@@ -146,7 +141,6 @@ v1_of() { # KERNEL GROUPS-OF-NET_CLS GROUPS-OF-NET_PRIO
 	has "ok    v1        net_cls or net_prio in use, which is no obstacle since 5.15"
 }
 
-# bats test_tags=once
 @test "no bpffs, one that is read-only, or something else in the place of the pins" {
 	PIN=$WORK/none/onramp
 	not_loaded "FAIL  bpffs     no directory $WORK/none: mount -t bpf bpf /sys/fs/bpf, or give -p"
@@ -226,7 +220,6 @@ in_the_way() { # CGROUP FLAGS [PROGRAM HOOK]
 	is "$status$output" 0
 }
 
-# bats test_tags=once
 @test "a ztunnel that is not known, and one that is to take over" {
 	onramp unload
 	reload -e 10.77.1.0/24
@@ -256,7 +249,6 @@ hold() { # CGROUP NETNS ARGUMENT...
 	retry 100 grep -q holding "$WORK/hold"
 }
 
-# bats test_tags=once
 @test "connections older than enrolment: those to others that the pod has opened" {
 	pod_up old 10.77.1.5
 	pod_up far 10.77.3.2
@@ -286,7 +278,6 @@ hold() { # CGROUP NETNS ARGUMENT...
 	pod_down far
 }
 
-# bats test_tags=once
 @test "a pin is gone" {
 	mkdir "$WORK/bpf/away"
 	mv "$PIN/metrics" "$WORK/bpf/away"
@@ -304,7 +295,6 @@ hold() { # CGROUP NETNS ARGUMENT...
 	says 0 "warn  onramp    a loader was killed: onramp load once more"
 }
 
-# bats test_tags=once
 @test "an onramp of another version" {
 	mkdir "$WORK/bpf/older" "$WORK/bpf/older/maps"
 	"$BPFTOOL" map create "$WORK/bpf/older/maps/settings" type hash key 4 value 72 entries 1 \
@@ -357,7 +347,6 @@ settings() { # [BYTE...]: prints them, or changes them to these
 	fi
 }
 
-# bats test_tags=once
 @test "ztunnel: no address, no pod that has it, nobody listens, or not there" {
 	mapfile -t was < <(settings)
 	zeros=(0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0)
@@ -380,7 +369,6 @@ settings() { # [BYTE...]: prints them, or changes them to these
 	says 0
 }
 
-# bats test_tags=once
 @test "its own connect() is not counted" {
 	cat "$PIN/metrics" >"$WORK/frozen"
 	break="mount --bind '$WORK/frozen' '$PIN/metrics'"
@@ -388,7 +376,6 @@ settings() { # [BYTE...]: prints them, or changes them to these
 	says 1 "FAIL  connects  the one made here was not counted, for no program ran: onramp load"
 }
 
-# bats test_tags=once
 @test "connections that escaped" {
 	cp "$PIN/metrics" "$WORK/metrics"
 	break="mount --bind '$WORK/metrics' '$PIN/metrics'"
@@ -400,7 +387,6 @@ settings() { # [BYTE...]: prints them, or changes them to these
 	says 1 "FAIL  escaped   3 went around ztunnel: take NET_RAW and NET_ADMIN from pods"
 }
 
-# bats test_tags=once
 @test "maps that had no room" {
 	sed '/map_full.*"handovers"/s/0$/7/' "$PIN/metrics" >"$WORK/metrics"
 	break="mount --bind '$WORK/metrics' '$PIN/metrics'"
@@ -408,7 +394,6 @@ settings() { # [BYTE...]: prints them, or changes them to these
 	says 0 "warn  maps      had no room: handovers 7 times: see Limits in vmtests/README.md"
 }
 
-# bats test_tags=once
 @test "a pod whose address came after its last program" {
 	pod_up late
 	pod late sleep 1000 3>&- &
@@ -458,7 +443,6 @@ dead() { # LINK: by and by
 	retry 100 sh -c "'$BPFTOOL' link show pinned '$PIN/links/$1' | grep -qw 'cgroup_id 0'"
 }
 
-# bats test_tags=once
 @test "in-pod mode: no listener in a pod, one on loopback, then one; not known; no settings" {
 	mkdir "$CG/proxy"
 	in_pod() {
@@ -512,7 +496,6 @@ $zds"
 	says 1 "FAIL  links     connect4, connect6 are not both there: onramp load"
 }
 
-# bats test_tags=once
 @test "without bpftool it says what it did not look at" {
 	PIN=$WORK/bpf/plain
 	BPFTOOL=none doctor -c "$CG"

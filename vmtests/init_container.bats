@@ -1,5 +1,6 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+# bats file_tags=once
 # The loader as ztunnel's init container: alone in an empty, read-only root.
 
 export ONRAMP_TEST_RUNTIME=runc

@@ -1,6 +1,6 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-# bats file_tags=alone
+# bats file_tags=alone,once
 # In-pod mode, inbound: what neighbours and a pod's own programs try, to get past ztunnel,
 # to speak as somebody else, to stop it, or to make it call itself. (What they try
 # outbound: hostile.bats.)

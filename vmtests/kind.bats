@@ -1,5 +1,6 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+# bats file_tags=once
 # Nodes that are containers (Kind): two on one kernel, each with its own netns,
 # cgroup namespace, bpffs and onramp. Their pods have the same addresses.
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+# bats file_tags=once
 # Probes arrive at what they are for: the kubelet's (-k), and anybody's of ztunnel.
 # Which cgroups are the kubelet's by default: loader.bats.
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+# bats file_tags=once
 # scripts/kubernetes, as kubectl renders it, by runc: what loads onramp, as the
 # DaemonSet's init container and in node mode as ztunnel's. (The rest: daemonset.bats.)
 
@@ -107,7 +108,6 @@ kubelets() {
 	[[ $status = 137 || $output =~ OOM-killed|"Cannot allocate memory" ]] || { echo "$output"; return 1; }
 }
 
-# bats test_tags=once
 @test "strict: refuses who has no rule, and not its own pod" {
 	OVERLAY=strict run -0 load_container
 	is "$output" ""
@@ -115,14 +115,12 @@ kubelets() {
 	onramp unload
 }
 
-# bats test_tags=once
 @test "no-dns: leaves DNS alone" {
 	OVERLAY=no-dns run -0 load_container
 	[ ! -e "$PIN/links/sendmsg4" ]
 	onramp unload
 }
 
-# bats test_tags=once
 @test "Kind: the node's netns is found by its process 1" {
 	local bundle=$WORK/bundle cgroup
 	cgroup=$(kubelets_cgroup)/init
@@ -159,7 +157,6 @@ kubelets() {
 	is "$(onramp rules | grep bypass)" "bypass  169.254.169.254/32"
 }
 
-# bats test_tags=once
 @test "node mode: it needs nothing in its root but the one file, and the rights of scripts/README.md" {
 	is "$(find "$WORK/image" -type f -size +0)" "$WORK/image/onramp"
 	cmp "$WORK/image/onramp" "$ONRAMP"

@@ -1,5 +1,6 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+# bats file_tags=once
 # Pods of containers, as a kubelet's runtime makes and ends them (runc.bash).
 
 export ONRAMP_TEST_RUNTIME=runc

@@ -1,5 +1,6 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+# bats file_tags=once
 # Who may do what: the capabilities that scripts/README.md names are enough without being
 # root, nobody else changes or reads anything, and what a pod says is not parsed.
 # That none of the capabilities can be missing is init_container.bats'.
@@ -122,7 +123,6 @@ behind() {
 	"$BPFTOOL" -j map dump pinned "$PIN/maps/inbound_program" | jq -c '.[].value'
 }
 
-# bats test_tags=once
 @test "in-pod mode with no more, and what arrives at pods is renewed by a load" {
 	"$ONRAMP" unload -p "$WORK/bpf/nobody/onramp" 2>/dev/null || :
 	rm -rf "$WORK/bpf/nobody"

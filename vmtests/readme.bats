@@ -1,5 +1,6 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+# bats file_tags=once
 # READMEs' commands, as they stand there, on a node of our own; what they name is there.
 
 load helpers.bash
@@ -39,7 +40,6 @@ teardown_file() {
 	[ ! -e "$PIN" ]
 }
 
-# bats test_tags=once
 @test "the commands for when something is wrong work, all of them" {
 	reload -e 10.77.1.0/24
 	section=$(section scripts/README.md "When something is wrong")
@@ -60,7 +60,6 @@ teardown_file() {
 	has "orig4=10.9.9.9:80 "
 }
 
-# bats test_tags=once
 @test "the make targets and programs that READMEs name are there" {
 	cd "$ROOT"
 	mapfile -t targets < <(grep -ohE '(^[#$] |`)make [a-z0-9 -]+' "${READMES[@]}" |
@@ -74,7 +73,6 @@ teardown_file() {
 	done < <(sed -n 's/^[#$] \(\(scripts\|vmtests\)\/.*\)/\1/p' "${READMES[@]}")
 }
 
-# bats test_tags=once
 @test "README.md has 250 lines at most, and but for tables no README has wide ones" {
 	cd "$ROOT"
 	[ "$(wc -l <README.md)" -le 250 ]
@@ -82,7 +80,6 @@ teardown_file() {
 	is "$output" ""
 }
 
-# bats test_tags=once
 @test "files that READMEs name, and places that they point to, are there" {
 	cd "$ROOT"
 	# In backquotes; a word with a slash that is not the system's, a host's or a variable.

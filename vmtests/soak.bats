@@ -1,6 +1,6 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-# bats file_tags=alone
+# bats file_tags=alone,once
 # Everything at once, at random from a seed, for as long as you like: `make soak`
 # takes 20 minutes (SOAK_MINUTES), SEED=N repeats a run's events in their order.
 #

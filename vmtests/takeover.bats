@@ -1,5 +1,6 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+# bats file_tags=once
 # A rolling update of ztunnel in node mode: the new pod's load is noted, and its ztunnel
 # takes over at the moment it listens. Until then, and if it never does, the old one
 # goes on; and it passes as ztunnel for as long as it lives.

@@ -1,6 +1,6 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-# bats file_tags=alone
+# bats file_tags=alone,once
 # Upgrades under load: pods open connections without a pause while onramp is
 # loaded over and over, with other objects and options, and while rules change.
 # Not one connection fails, goes around the proxy or tells it a wrong destination.

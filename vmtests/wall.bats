@@ -1,6 +1,6 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-# bats file_tags=alone
+# bats file_tags=alone,once
 # In-pod mode: as many connections as there are, at once and one after another, out of a
 # pod and into one. ONRAMP_TEST_WALL: how many one after another (2,000 in a VM);
 # the ports that there are for them are fewer in proportion. ONRAMP_TEST_CONNECTIONS: at once.

@@ -1,6 +1,6 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-# bats file_tags=native
+# bats file_tags=native,once
 # onramp-watch: what it shows, in a terminal (tmux' own) and elsewhere.
 
 load helpers.bash

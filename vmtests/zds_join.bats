@@ -86,6 +86,7 @@ teardown_file() {
 	kpod_down old
 }
 
+# bats test_tags=once
 @test "one that has ended: ztunnel is told; all is clean when its file goes; it may begin again" {
 	member_up ends 3
 	kpod_end ends
@@ -123,6 +124,7 @@ teardown_file() {
 	member_down anew
 }
 
+# bats test_tags=once
 @test "one that has no process for a while stays, whether onramp-zds is started again or not" {
 	member_up still 6
 	member_up stopped 7
@@ -155,6 +157,7 @@ teardown_file() {
 	kpod_down stopped
 }
 
+# bats test_tags=once
 @test "bypass_inbound=, said of a running pod and taken back" {
 	member_up bypass 8 bypass_inbound=true
 	way_of server 10.77.1.8
@@ -203,6 +206,7 @@ teardown_file() {
 	member_down other
 }
 
+# bats test_tags=once
 @test "what captures a pod's DNS is renewed by a load, and goes with onramp" {
 	member_up renew 12 dns=true
 	uid_of renew
@@ -218,6 +222,7 @@ teardown_file() {
 	member_down renew
 }
 
+# bats test_tags=once
 @test "ip=: a netns that holds none of them is never told, and is refused; one that does is" {
 	kpod_made ip 10.77.1.13 13
 	workload ip ip=10.77.1.99 ip=fd00:77::99
@@ -250,6 +255,7 @@ teardown_file() {
 	member_down ip
 }
 
+# bats test_tags=once
 @test "who a pod is does not change once it was told, however often onramp-zds is started" {
 	member_up identity 14
 	uid_of identity
@@ -281,6 +287,7 @@ teardown_file() {
 	member_down identity
 }
 
+# bats test_tags=once
 @test "an operator's OUT goes before onramp-zds' IN, and neither changes the other" {
 	member_up out 15
 	uid_of out
@@ -298,6 +305,7 @@ teardown_file() {
 	kpod_down out
 }
 
+# bats test_tags=once
 @test "with --strict, who stays out is passed by DIR/outside, for as long as it lives or until it joins" {
 	zds_load -s
 	kpod_up stranger 10.77.1.5 5

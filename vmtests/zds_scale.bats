@@ -1,6 +1,6 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-# bats file_tags=alone
+# bats file_tags=alone,once
 # onramp-zds with many pods, and killed again and again: nothing goes past ztunnel, and
 # nothing is left behind. And what a full node takes, in time and memory.
 
