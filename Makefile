@@ -46,7 +46,7 @@ SHELL_FILES := $(shell grep -lE '^.!/bin/(ba)?sh' scripts/* vmtests/* .ci/* 2>/d
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help all install uninstall tools image manifests demo test vmtest kernels suites \
+.PHONY: help all install uninstall tools image dist manifests demo test vmtest kernels suites \
 	vmtest-arm64 soak chaos churn fuzz bench bench-scale lint fmt clean compile_commands.json \
 	setup-% FORCE
 
@@ -198,6 +198,22 @@ cross_make = libs=$$(scripts/get-libs $(1)) && $(MAKE) --no-print-directory \
 	-B$$libs/usr/lib/$(cpu_$(1))-linux-gnu -I$$libs/usr/include"
 $(B)/amd64/onramp $(B)/arm64/onramp: $(B)/%/onramp: $(B)/onramp | setup-image
 	$(Q)$(call cross_make,$*) $@
+
+# The same commit makes the same files, whoever makes them, wherever and whenever.
+DIST := $(B)/dist
+RELEASE := $(DIST)/onramp-$(VERSION)
+dist: all image ## a release: source, loaders, object, images, checksums in build/dist
+	$(call say,DIST,$(RELEASE))
+	$(Q)case '$(VERSION)' in *-dirty | unknown) \
+		echo 'dist: $(VERSION) is no version: commit first' >&2; exit 1 ;; esac
+	$(Q)rm -rf $(DIST)
+	$(Q)mkdir -p $(DIST)
+	$(Q)git archive --format=tar --prefix=onramp-$(VERSION)/ HEAD >$(RELEASE).tar
+	$(Q)$(foreach arch,$(IMAGE_ARCHS),cp $(call loader_for,$(arch)) $(RELEASE)-$(arch) &&) true
+	$(Q)cp $(B)/onramp.bpf.o $(RELEASE).bpf.o
+	$(Q)cp $(B)/onramp.oci.tar $(RELEASE).oci.tar
+	$(Q)cp $(B)/onramp-node.oci.tar $(RELEASE)-node-$(shell dpkg --print-architecture).oci.tar
+	$(Q)cd $(DIST) && sha256sum * >SHA256SUMS
 
 manifests: $(MANIFESTS) ## scripts/kubernetes as JSON: build/kubernetes-*.json
 

@@ -59,6 +59,32 @@ loader_for() { # ARCHITECTURE
 	cmp "$NODE" "$other/build/onramp-node.oci.tar"
 }
 
+@test "a release: all of it, by the version that git says, and its checksums; what is not committed is none" {
+	local clone=$BATS_TEST_TMPDIR/clone
+	git clone -q "$ROOT" "$clone"
+	mkdir "$clone/build"
+	cp "$ROOT/build/node-base.tar" "$clone/build"
+	echo >>"$clone/README.md"
+	ONRAMP_LIBS=$ROOT/build run -2 make -C "$clone" dist VERSION="$(git -C "$clone" describe --always --dirty)"
+	has "-dirty is no version: commit first"
+	[ ! -e "$clone/build/dist" ]
+	git -C "$clone" checkout -q README.md
+	version=$(git -C "$clone" describe --always)
+	ONRAMP_LIBS=$ROOT/build run -0 make -C "$clone" dist VERSION="$version"
+	cd "$clone/build/dist"
+	is "$(ls | sed "s/$version/V/" | xargs)" "SHA256SUMS onramp-V-amd64 onramp-V-arm64 \
+onramp-V-node-$(dpkg --print-architecture).oci.tar onramp-V.bpf.o onramp-V.oci.tar onramp-V.tar"
+	sha256sum --quiet -c SHA256SUMS
+	is "$("./onramp-$version-$(dpkg --print-architecture)" --version)" "onramp $version"
+	is "$(tar -tf "onramp-$version.tar" | grep -v '/$' | sed 's|^[^/]*/||' | sort)" \
+		"$(git -C "$clone" ls-files | sort)"
+	before=$(cat SHA256SUMS)
+	touch "$clone"/bpf/* "$clone"/loader/*
+	cd "$clone"
+	ONRAMP_LIBS=$ROOT/build TZ=Asia/Tokyo run -0 make dist VERSION="$version"
+	is "$(cat build/dist/SHA256SUMS)" "$before"
+}
+
 # What a container of the node's image would see, in $BATS_FILE_TMPDIR/node/rootfs.
 node_unpacked() {
 	local dir=$BATS_FILE_TMPDIR/node
