@@ -36,7 +36,8 @@ export VERSION
 HOOKS := $(patsubst bpf/%.bpf.c,$(B)/bpf/%.o,$(wildcard bpf/*.bpf.c))
 FIRST := %/cgroup_rmdir.o
 HOOKS := $(filter $(FIRST),$(HOOKS)) $(filter-out $(FIRST),$(HOOKS))
-TOOL_FILES := $(filter-out %.bpf.c %/fuzz.c,$(wildcard vmtests/*.c))
+HOSTILE := $(wildcard vmtests/hostile_*.c)
+TOOL_FILES := $(filter-out %.bpf.c %/fuzz.c $(HOSTILE),$(wildcard vmtests/*.c))
 TOOLS := $(TOOL_FILES:vmtests/%.c=$(B)/%) $(B)/other.bpf.o $(B)/other/onramp
 MANIFESTS := $(patsubst scripts/kubernetes/%/kustomization.yaml,$(B)/kubernetes-%.json,\
 	$(wildcard scripts/kubernetes/*/kustomization.yaml))
@@ -161,10 +162,11 @@ $(B)/inbound: vmtests/inbound.c $(BOTH) $(wildcard loader/*.h) bpf/onramp.h Make
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CC) $(CFLAGS) -static $< $(BOTH) -o $@ $$(scripts/static-libs '$(CC)')
 
+$(B)/hostile: $(HOSTILE)
 $(B)/%: vmtests/%.c $(wildcard vmtests/*.h) Makefile | setup-build
 	$(call say,CC,$@)
 	$(Q)mkdir -p $(@D)
-	$(Q)$(CC) $(CFLAGS) -static $< -o $@
+	$(Q)$(CC) $(CFLAGS) -static $(filter %.c,$^) -o $@
 
 # The loader's image is of this machine's own and a cross-built one, whose object
 # comes out the same. The node's is of this machine's kind alone.

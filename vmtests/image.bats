@@ -72,7 +72,7 @@ loader_for() { # ARCHITECTURE
 	version=$(git -C "$clone" describe --always)
 	ONRAMP_LIBS=$ROOT/build run -0 make -C "$clone" dist VERSION="$version"
 	cd "$clone/build/dist"
-	is "$(ls | sed "s/$version/V/" | xargs)" "SHA256SUMS onramp-V-amd64 onramp-V-arm64 \
+	is "$(printf '%s\n' * | sed "s/$version/V/" | xargs)" "SHA256SUMS onramp-V-amd64 onramp-V-arm64 \
 onramp-V-node-$(dpkg --print-architecture).oci.tar onramp-V.bpf.o onramp-V.oci.tar onramp-V.tar"
 	sha256sum --quiet -c SHA256SUMS
 	is "$("./onramp-$version-$(dpkg --print-architecture)" --version)" "onramp $version"

@@ -111,12 +111,12 @@ teardown_file() {
 }
 
 @test "each line of the attacker's table is a test" {
-	lines=0
+	rows=0
 	while IFS='|' read -r _ _ _ _ test _; do
 		suite=${test#*\`} suite=${suite%%\`*} name=${test#*: } name=${name% }
 		grep -qF "@test \"$name" "$ROOT/vmtests/$suite.bats" || { echo "no such test: $suite: $name" >&2; return 1; }
-		lines=$((lines + 1))
+		rows=$((rows + 1))
 	done < <(sed -n "/^## The attacker's chair/,/^## Limits/s/^\(| .*: .*\)/\1/p" "$ROOT/vmtests/README.md" |
 		grep -v '^| what')
-	[ "$lines" -ge 40 ]
+	[ "$rows" -ge 40 ]
 }
