@@ -74,7 +74,7 @@ note() { # NAMESPACE/NAME: its annotation, as the API server has it; nothing: no
 	curl -fsS "$URL/api/v1/namespaces/${1%/*}/pods/${1#*/}" | jq -r --arg note "$NOTE" '.metadata.annotations[$note] // ""'
 }
 note_is() { [ "$(note "$1")" = "$2" ]; }
-note_becomes() { retry 100 note_is "$@" || is "$(note "$1")" "$2"; } # NAMESPACE/NAME TEXT
+note_becomes() { retry 300 note_is "$@" || is "$(note "$1")" "$2"; } # NAMESPACE/NAME TEXT
 
 watcher_up() { # OPTION...
 	in_cgroup env NODE_NAME=node1 "$ROOT/scripts/enroll-by-label" -w "$DIR" -a "$URL" "$@"
