@@ -17,53 +17,71 @@ struct {
 	__type(value, __u32);
 } inbound_program SEC(".maps") __weak;
 
+struct arriving {
+	struct bpf_spin_lock lock;
+	__u32 pad;
+	struct said said[SAID];
+};
+
 /*
- * 0 -> struct arriving, on this CPU. A lookup of a task's (sock_diag has such; with
- * PREEMPT_RT, any) may be interrupted by one of a packet's, which then writes over what
- * was said. So it is said for whom it is, by the address of the context, which no other
- * has for as long as the lookup runs: that first, and asked last.
+ * CPU number modulo STATS_CPUS -> struct arriving: what inbound_netns says there, for
+ * inbound_lookup to hear. A lookup of a task's (sock_diag has such; with PREEMPT_RT all
+ * may be) is interrupted by another's on its CPU, which then has a place of its own. It
+ * is said for whom it is, by the address of the lookup's context, which no other has for
+ * as long as it runs. Full: refused.
  */
 struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, STATS_CPUS);
 	__type(key, __u32);
 	__type(value, struct arriving);
 } arriving SEC(".maps") __weak;
 
-static __always_inline volatile struct arriving *arriving_here(void)
+static __always_inline struct arriving *arriving_here(void)
 {
-	__u32 key = 0;
+	__u32 cpu = bpf_get_smp_processor_id() % STATS_CPUS;
 
-	return bpf_map_lookup_elem(&arriving, &key);
+	return bpf_map_lookup_elem(&arriving, &cpu);
 }
 
-static __always_inline void say(const struct bpf_sk_lookup *ctx, __u64 net, __u32 bypass,
-				__u32 beside)
+static __always_inline void say(const struct bpf_sk_lookup *ctx, const volatile struct inbound *at)
 {
-	volatile struct arriving *here = arriving_here();
+	struct arriving *here = arriving_here();
+	bool is_said = false;
 
 	if (!here)
 		return;
-	here->ctx = (__u64)ctx;
-	here->at.net = net;
-	here->at.bypass = bypass;
-	here->at.beside = beside;
+	bpf_spin_lock(&here->lock);
+	for (int i = 0; i < SAID; i++) {
+		if (is_said || here->said[i].ctx)
+			continue;
+		here->said[i].ctx = (__u64)ctx;
+		here->said[i].at.net = at->net;
+		here->said[i].at.bypass = at->bypass;
+		here->said[i].at.beside = at->beside;
+		is_said = true;
+	}
+	bpf_spin_unlock(&here->lock);
 }
 
-/* False: it was said to another, or long ago. */
+/* Once: it is forgotten then. False: it was not said. */
 static __always_inline bool hear(const struct bpf_sk_lookup *ctx, struct inbound *at)
 {
-	volatile struct arriving *here = arriving_here();
+	struct arriving *here = arriving_here();
+	bool is_heard = false;
 
 	if (!here)
 		return false;
-	at->net = here->at.net;
-	at->bypass = here->at.bypass;
-	at->beside = here->at.beside;
-	if (here->ctx != (__u64)ctx)
-		return false;
-	here->ctx = 0;
-	return true;
+	bpf_spin_lock(&here->lock);
+	for (int i = 0; i < SAID; i++) {
+		if (is_heard || here->said[i].ctx != (__u64)ctx)
+			continue;
+		*at = here->said[i].at;
+		here->said[i].ctx = 0;
+		is_heard = true;
+	}
+	bpf_spin_unlock(&here->lock);
+	return is_heard;
 }
 
 #endif

@@ -119,9 +119,13 @@ int inbound_lookup(struct bpf_sk_lookup *ctx)
 	struct inbound at = {};
 	__u32 arrival;
 
-	if (!cfg)
+	/* In node mode a pod's program may still be there, or come late. */
+	if (!hear(ctx, &at))
+		arrival = ARRIVED_REFUSED;
+	else if (!cfg || cfg->mode != IN_POD_MODE)
 		return SK_PASS;
-	arrival = hear(ctx, &at) ? arrival_of(ctx, cfg, &at) : ARRIVED_REFUSED;
+	else
+		arrival = arrival_of(ctx, cfg, &at);
 	if (arrival == PASSES)
 		return SK_PASS;
 	if (arrival <= ARRIVED_HBONE && !lead_to(ctx, at.net, arrival - ARRIVED_OUTBOUND))

@@ -11,9 +11,12 @@ const volatile struct inbound inbound SEC(".rodata.inbound") = {};
 SEC("sk_lookup")
 int inbound_netns(struct bpf_sk_lookup *ctx)
 {
+	struct inbound unheard;
+
 	if (ctx->protocol != IPPROTO_TCP)
 		return SK_PASS;
-	say(ctx, inbound.net, inbound.bypass, inbound.beside);
+	say(ctx, &inbound);
 	bpf_tail_call(ctx, &inbound_program, 0);
+	hear(ctx, &unheard); /* there is none, and the place is for others */
 	return SK_DROP;
 }

@@ -216,16 +216,22 @@ struct probe_key {
 	__u32 pad;
 };
 
-/* What is to be known of a netns that connections arrive in. */
+/*
+ * What is to be known of a netns that connections arrive in. A pod's program keeps it, and
+ * says it by struct arriving, while `load` puts another release's inbound_lookup behind: of
+ * another meaning either has another size.
+ */
 struct inbound {
 	__u64 net;    /* address of its struct net */
 	__u32 bypass; /* inbound capture is off */
 	__u32 beside; /* istio-cni's rules may be there still, or again */
 };
 
+#define SAID 8 /* lookups on one CPU, one in the middle of another */
+
 /* arriving: that, and to whom it is said. */
-struct arriving {
-	__u64 ctx; /* address of the lookup's context */
+struct said {
+	__u64 ctx; /* address of the lookup's context; 0: free */
 	struct inbound at;
 };
 
@@ -276,7 +282,7 @@ enum counter {
 	ARRIVED_OUTBOUND, /* at a pod's netns: led to ztunnel's, in the order of enum listener */
 	ARRIVED_INBOUND,
 	ARRIVED_HBONE,
-	ARRIVED_REFUSED,     /* no listener, or for loopback, or to ztunnel from outside */
+	ARRIVED_REFUSED,     /* no listener; for loopback, or to ztunnel from outside; not said */
 	ARRIVED_PROBE,	     /* passed: the kubelet's */
 	ARRIVED_BYPASSED,    /* passed: inbound capture is off, or the pod is OUT */
 	STAT_LISTENERS_FULL, /* listeners had no room: what arrives there is refused */
@@ -305,7 +311,7 @@ _Static_assert(sizeof(struct probe_key) == 24, "probe_key has no holes");
 _Static_assert(sizeof(struct pod_netns) == 32, "struct pod_netns has no holes");
 _Static_assert(sizeof(struct pod_event) == 32, "struct pod_event has no holes");
 _Static_assert(sizeof(struct inbound) == 16, "userspace fills struct inbound");
-_Static_assert(sizeof(struct arriving) == 24, "struct arriving has no holes");
+_Static_assert(sizeof(struct said) == 24, "struct said has no holes");
 _Static_assert(sizeof(struct dialled) == 72, "struct dialled has no holes");
 _Static_assert(sizeof(struct stats) % 64 == 0, "one CPU's lines are its own");
 

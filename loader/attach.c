@@ -21,7 +21,7 @@ static const struct hook {
 		ZTUNNELS_AT_TIMES,
 		PODS_OWN,
 		KUBELETS,
-		NETNS, /* of each pod, by onramp-zds: a copy of its own */
+		NETNS, /* of each pod, by onramp-zds: a copy of its own; here only tried */
 		BEHIND /* these copies */
 	} where;
 	enum { ALWAYS, IN_NODE_MODE, IN_IN_POD_MODE, EVERYWHERE, WITH_DNS, WITH_AUDIT } when;
@@ -250,16 +250,20 @@ static void attach_to_kubelets(const struct bpf_program *program, const struct k
 				 kubelets->path[i]);
 }
 
-/* Behind what onramp-zds attaches in the netns of enrolled pods; NULL: nothing is. */
-static void put_behind(const char *name, const struct bpf_program *program)
+/*
+ * Behind what onramp-zds attaches in the netns of enrolled pods. It stays in node mode,
+ * where it passes all. What was there is known by its id; without CAP_SYS_ADMIN by the pin.
+ */
+static void put_behind(const struct bpf_program *program)
 {
-	int old = bpf_obj_get(pin("programs/%s", name)), new = -1;
-	__u32 key = 0;
+	int map = pinned_map("inbound_program"), old = -1, new = bpf_program__fd(program);
+	__u32 key = 0, id;
 
-	if (program)
-		new = bpf_program__fd(program);
-	entry_write(name, pinned_map("inbound_program"), &key, old < 0 ? NULL : &old,
-		    program ? &new : NULL);
+	if (!bpf_map_lookup_elem(map, &key, &id))
+		old = bpf_prog_get_fd_by_id(id);
+	if (old < 0)
+		old = bpf_obj_get(pin("programs/%s", bpf_program__name(program)));
+	entry_write(bpf_program__name(program), map, &key, old < 0 ? NULL : &old, &new);
 }
 
 void programs_attach(struct bpf_object *object, const struct options *options,
@@ -280,7 +284,7 @@ void programs_attach(struct bpf_object *object, const struct options *options,
 		if (hook->where == FILE_OF_PODS)
 			attach(program, pin("%s", hook->name), true);
 		if (hook->where == BEHIND)
-			put_behind(hook->name, program);
+			put_behind(program);
 		if (in_pod && is_for_zds(hook))
 			program_pin(program);
 		if (hook->where == ZTUNNELS_OWN)
@@ -318,8 +322,6 @@ void programs_detach_others(const struct options *options, const struct ztunnels
 
 		if (!needed && (hook->where == CGROUP || hook->where == KERNEL))
 			unlink(pin("links/%s", hook->name));
-		if (!needed && hook->where == BEHIND)
-			put_behind(hook->name, NULL);
 		if (!in_pod && is_for_zds(hook))
 			unlink(pin("programs/%s", hook->name));
 		if (!needed && hook->where == PODS_OWN)

@@ -289,9 +289,7 @@ int bpf_note_of(int netns_fd, const char *cgroup)
 
 	if (err)
 		return err;
-	if (stat(cgroup, &status))
-		return -errno;
-	id = status.st_ino;
+	id = stat(cgroup, &status) ? 0 : status.st_ino;
 	if (!bpf_map_lookup_elem(maps.ztunnels, &id, &ztunnel) &&
 	    is_noted(net, ztunnel.place, ztunnel.place))
 		return 0;

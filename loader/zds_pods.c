@@ -196,9 +196,7 @@ static bool netns_find(struct pod *pod, __u64 netns)
 		pod->netns_fd = cgroup_netns(&pod->uid, netns, pod->pid);
 		if (pod->netns_fd >= 0)
 			pod->netns = netns;
-		if (pod->netns && bpf_is_led(pod->text, pod->netns_fd))
-			pod->may_be_served = false; /* who listens there was noted */
-		else if (pod->netns)
+		if (pod->netns && !bpf_is_led(pod->text, pod->netns_fd))
 			pod->is_enabled = false;
 	}
 	if (pod->netns_fd < 0) {
@@ -559,7 +557,7 @@ void pod_answered(struct pod *pod, int peer, bool was_del, const char *error)
 	/* It may have listened there before it was known as a ztunnel. */
 	if (pod->netns_fd >= 0 && bpf_note_of(pod->netns_fd, peer_cgroup(peer)))
 		log_event("listeners-not-noted", "uid=%s", pod->text);
-	else
+	else if (pod->netns_fd >= 0)
 		pod->may_be_served = false;
 	pod->by[peer] = ACKED;
 	pod->nacks[peer] = 0;

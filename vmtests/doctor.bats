@@ -471,6 +471,10 @@ $zds"
 	doctor
 	says 1 "$zds"
 	has "ok    ztunnel   listens on port 15001 in every enrolled pod"
+	"$BPFTOOL" map delete pinned "$PIN/maps/inbound_program" key 0 0 0 0
+	doctor
+	says 1 "FAIL  onramp    nothing decides on what arrives at pods: onramp load
+$zds"
 	cgroup_end "$CG/proxy"
 	kill "$(cat "$CG/client/cgroup.procs")"
 	"$BPFTOOL" map delete pinned "$PIN/maps/settings" key 0 0 0 0

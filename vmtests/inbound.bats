@@ -559,7 +559,7 @@ behind() {
 	in_pod_loaded
 	dial outside outside $POD 80
 	led $POD 80 10.77.2.2
-	# Its word to this CPU is still there.
+	# What was said last is still there, and was heard.
 	pod_up stray 10.77.1.6
 	serve stray 0.0.0.0 80
 	inbound alone stray "/run/netns/$RUN-stray"
@@ -651,8 +651,24 @@ attached() { # CGROUP
 
 @test "node mode takes its place, and unload takes all: what arrives passes" {
 	before=$(links)
+	for n in {1..20}; do
+		ip netns add "$RUN-led$n"
+		inbound attach "led$n" "/run/netns/$RUN-led$n"
+	done
+	mkfifo "$WORK/during"
+	run_in outside/soak outside "$TCP" soak 2 direct $POD 80 <"$WORK/during" >"$WORK/soak" 2>"$WORK/lost" 3>&- &
+	exec 9>"$WORK/during"
 	load_from node -z "$ZTUNNEL_POD_IP" -t "$CG/zt1" -t "$CG/zt2"
 	is "$(ls "$PIN/inbound")" ""
+	exec 9>&-
+	retry 100 is_gone outside/soak
+	is "$(cat "$WORK/lost")" ""
+	# One that comes late leads nobody.
+	inbound attach led1 "/run/netns/$RUN-pod"
+	dial outside outside $POD 80
+	direct $POD 80 10.77.2.2
+	inbound detach led1
+	for n in {1..20}; do ip netns del "$RUN-led$n"; done
 	dial outside outside $POD 80
 	direct $POD 80 10.77.2.2
 	in_pod_loaded

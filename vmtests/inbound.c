@@ -76,7 +76,7 @@ int main(int argc, char **argv)
 		if (!result && argc == 6) {
 			netns = open(argv[5], O_RDONLY);
 			result = inbound_note(argv[2], netns);
-			if (!result)
+			if (!result || result == -ENOENT) /* in node mode it is not there */
 				result = inbound_attach(&template, argv[2], argv[4], netns,
 							!strcmp(argv[3], "bypass"), false);
 		}

@@ -159,6 +159,38 @@ last_words() {
 	zt_has_snapshot
 }
 
+@test "ztunnel restarted while it was not there, and told by another: noted by who comes to stand by" {
+	member_up one 60
+	retry 200 nothing_is_heeded
+	zds_kill
+	rm "$ZDS_SOCKET"
+	mkdir -p "$CG/agent"
+	uid_of one
+	launch "$WORK/agent" listening_to agent "$ROOT/vmtests/zds" "$ZDS_SOCKET" \
+		"$uid=/run/netns/$RUN-one:default/one/account"
+	zt_kill KILL zt
+	members_zt_up
+	retry 100 grep -q "^ack add" "$WORK/agent"
+	: >"$WORKLOADS/.take-over"
+	zds_up
+	retry 200 becomes_way ztunnel server 10.77.1.60
+	is "$(status one)" enabled
+	rm "$WORKLOADS/.take-over"
+	cgroup_end "$CG/agent"
+	rm "$ZDS_SOCKET"
+	logged "^event=listening"
+	goes_by ztunnel one 60
+	member_down one
+}
+
+listening_to() { # CGROUP COMMAND...: nobody says anything
+	run_in "$1" node "${@:2}" </dev/null
+}
+
+nothing_is_heeded() {
+	[ -z "$(find "$PIN/links" -name 'sock_ops-[0-9]')" ]
+}
+
 @test "a reboot: what was enabled is refused until ztunnel has acked, and has its rule before its first program" {
 	member_up one 27
 	member_up two 28
