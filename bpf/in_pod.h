@@ -180,7 +180,7 @@ static __always_inline bool is_ipv6_only(struct bpf_sock_addr *ctx, const struct
 	sk = tcp_fields(ctx->sk);
 	if (!sk)
 		return false;
-	bpf_core_read(&bound, sizeof(bound), &sk->skc_v6_rcv_saddr);
+	for (int i = 0; i < 4; i++) bound.word[i] = sk->skc_v6_rcv_saddr.s6_addr32[i];
 	if (!addr_is_zero(&bound) && !addr_is_v4(&bound)) {
 		*ip = now->ip[V6];
 		return true;

@@ -319,7 +319,7 @@ by=enroll-by-label"
 	watcher_up -s
 	retry 100 outside_are kube-system/dns kube-system/static shop/not
 	[ -e "$DIR/outside/01234567-89ab-cdef-0123-456789abcdef" ]
-	is "$(in_dir)" shop/in
+	soon_in shop/in
 	# It joins; and leaves again.
 	object shop/not "$AMBIENT" | write
 	soon_in shop/in shop/not
