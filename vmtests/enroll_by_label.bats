@@ -42,7 +42,7 @@ in_dir() {
 	grep -hs '^n' "$DIR"/*-*-*-*-* | paste -d / - - | sed 's/[a-z]*=//g' | sort -V | paste -sd ' '
 }
 are_in() { [ "$(in_dir)" = "$*" ]; }                                  # NAMESPACE/NAME...: these and no other
-soon_in() { retry 100 are_in "$@" || is "$(in_dir)" "$*"; }           # NAMESPACE/NAME...
+soon_in() { retry 300 are_in "$@" || is "$(in_dir)" "$*"; }           # NAMESPACE/NAME...
 file() { cat "$DIR/$(uid "$1")"; }                                    # NAMESPACE/NAME
 file_has() { file "$1" | grep -qxF "$2"; }                            # NAMESPACE/NAME LINE
 logged() { grep -cF "$1" "$WORK/log" || :; }                          # TEXT: how many lines have it
