@@ -240,6 +240,7 @@ load_bare() {
 	is "$(attached "$CG" | grep -c inet4_connect)" 1
 }
 
+# bats test_tags=once
 @test "load over another release, whose maps have another layout: said so, nothing changed" {
 	mv "$PIN/maps/ztunnels" "$PIN/maps/kept"
 	"$BPFTOOL" map create "$PIN/maps/ztunnels" type hash key 8 value 8 entries 4 name ztunnels
@@ -258,6 +259,7 @@ load_bare() {
 	[[ $stderr == *"libbpf: prog 'connect4': -- BEGIN PROG LOAD LOG"* ]]
 }
 
+# bats test_tags=once
 @test "pins are root's alone" {
 	run find "$PIN" -perm /077
 	is "$output" ""
@@ -335,6 +337,7 @@ warns() { # WARNING... -- COMMAND...
 	is "$stderr" "$(printf '%s\n' "${warnings[@]}")"
 }
 
+# bats test_tags=once
 @test "warnings: an address that no netns holds, a ztunnel that is known by nothing" {
 	nobodys() { echo "$1: no pod of this node holds it: is it ztunnel's?"; }
 	unknown="ztunnel is known by nothing: give its pod's cgroup: -t"
@@ -357,6 +360,7 @@ warns() { # WARNING... -- COMMAND...
 	onramp unload
 }
 
+# bats test_tags=once
 @test "up to four ztunnels are known by their cgroups, each has a place" {
 	places() {
 		"$BPFTOOL" -j map dump pinned "$PIN/maps/ztunnels" |
@@ -393,6 +397,7 @@ named() { # NAME CGROUP NETNS [COMMAND...]
 	retry 100 grep -q "$1" "/proc/$!/comm"
 }
 
+# bats test_tags=once
 @test "the kubelet's cgroup: the top-level one, its own where pods are; nobody else's" {
 	local top uid=${UID1//-/_}
 	top=$(cgroup2_mount)/$(cut -d / -f 1 <<<"${CG#"$(cgroup2_mount)/"}")
@@ -430,6 +435,7 @@ named() { # NAME CGROUP NETNS [COMMAND...]
 	onramp unload
 }
 
+# bats test_tags=once
 @test "a second loader waits for the first, whatever it is to do" {
 	reload -e 10.77.1.0/24
 	each_runs_its_program() {
