@@ -175,6 +175,8 @@ event_bad_files() {
 	echo nonsense >"$WORKLOADS/README"
 	pause 300
 	rm "$WORKLOADS/11111111-1111-4111-8111-111111111111" "$WORKLOADS/README"
+	# Not among those that go at once, of which nobody leaves.
+	retry 200 test ! -e "$STATE/status/11111111-1111-4111-8111-111111111111"
 }
 
 event_peers() {

@@ -39,7 +39,6 @@ passes() {
 	pod client "$TCP" dial 10.77.2.3 80
 }
 
-# bats test_tags=once
 @test "0 with onramp in order" {
 	dials
 	passes
@@ -61,7 +60,6 @@ passes() {
 	escaped 4
 }
 
-# bats test_tags=once
 @test "a program after ours that takes a redirected connection elsewhere" {
 	"$BPFTOOL" prog loadall "$ROOT/build/other.bpf.o" "$WORK/bpf/other"
 	"$BPFTOOL" cgroup attach "$CG" cgroup_inet4_connect pinned "$WORK/bpf/other/other_connect4" multi
@@ -93,7 +91,6 @@ passes() {
 	escaped 6
 }
 
-# bats test_tags=once
 @test "without -a it is not there" {
 	in_pod_mode
 	[ -e "$PIN/links/inet_sock_set_state" ]

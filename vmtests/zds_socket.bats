@@ -30,6 +30,7 @@ teardown_file() {
 
 # Another, until it has said so.
 zds2_up() { # PATTERN [OPTION]...
+	: >"$WORK/zds2" # what the last one said
 	run_in zds2 node "${ZDS:-$ROOT/build/onramp-zds}" -p "$PIN" -s "$ZDS_SOCKET" -w "$WORKLOADS" \
 		"${@:2}" >"$WORK/zds2" 2>&1 3>&- 9>&- &
 	disown
@@ -222,6 +223,7 @@ print(b"".join(iter(lambda: s.recv(65536), b"")).decode())' "$1" "$2" "${3-9990}
 }
 
 @test "-m PORT without AF_INET6, as with ipv6.disable=1: IPv4" {
+	: >"$WORK/zds2"
 	# The library tries twice.
 	run_in zds2 node strace -qq -o "$WORK/sockets" -e trace=socket \
 		-e inject=socket:error=EAFNOSUPPORT:when=1..2 "${ZDS:-$ROOT/build/onramp-zds}" -p "$PIN" \
