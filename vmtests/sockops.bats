@@ -78,6 +78,10 @@ no_stale() { # PORT
 	no_stale 40003
 }
 
+handovers_are() { # COUNT
+	is "$(entries handovers)" "$1"
+}
+
 @test "the same 4-tuple from two pods at once: each handshake keeps its own destination" {
 	# twin has client's address and dials from client's port while client's SYN
 	# is being dropped; twin's own SYN never leaves its netns.
@@ -86,9 +90,9 @@ no_stale() { # PORT
 	ip -n "$RUN-twin" neigh add "$ZTUNNEL_POD_IP" lladdr 02:00:00:00:00:01 dev eth0
 	ip netns exec "$RUN-ztunnel" iptables -A INPUT -p tcp --dport 15001 -j DROP
 	pod client "$TCP" from 40004 10.77.2.2 80 >"$WORK/client" 3>&- &
-	retry 40 sh -c "[ \"\$('$BPFTOOL' -j map dump pinned '$PIN/maps/handovers' | jq length)\" = 1 ]"
+	retry 40 handovers_are 1
 	pod twin timeout 20 "$TCP" from 40004 10.77.2.2 666 >"$WORK/twin" 3>&- &
-	retry 40 sh -c "[ \"\$('$BPFTOOL' -j map dump pinned '$PIN/maps/handovers' | jq length)\" = 2 ]"
+	retry 40 handovers_are 2
 	ip netns exec "$RUN-ztunnel" iptables -F
 	retry 200 grep -q . "$WORK/client"
 	output=$(cat "$WORK/client")
