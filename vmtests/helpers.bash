@@ -281,6 +281,11 @@ entries() { # MAP: how many entries it has
 	"$ROOT/build/bpfcall" count "$PIN/maps/$1"
 }
 
+# The id of the program that what arrives at pods goes on in.
+behind() {
+	"$BPFTOOL" -j map dump pinned "$PIN/maps/inbound_program" | jq -c '.[].value'
+}
+
 # Of what bpftool shows, in all.
 kib() {
 	grep -o '"bytes_memlock":[0-9]*' |

@@ -100,10 +100,6 @@ static inline int bound(int fd, const union name *from)
 int own_namespaces(int others);
 int into_cgroup(const char *path);
 
-/* A descriptor, through a Unix socket. */
-int pass(int through, int fd);
-int receive(int through);
-
 /* Runs ip with these commands; no more once it was refused, for that takes long. */
 int ip(const char *format, ...);
 

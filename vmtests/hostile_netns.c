@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* hostile: bPF, and its own netns changed. */
 #include "hostile.h"
+#include "passing.h"
 #include <linux/bpf.h>
 #include <stdarg.h>
 #include <sys/syscall.h>

@@ -505,11 +505,6 @@ of_pin() { # NAME [FIELD]
 	"$BPFTOOL" -j link show pinned "$PIN/inbound/$1" | grep -oE "\"${2-prog_id}\":[0-9]+" | cut -d : -f 2
 }
 
-# The id of the program that all copies go on in.
-behind() {
-	"$BPFTOOL" -j map dump pinned "$PIN/maps/inbound_program" | jq -c '.[].value'
-}
-
 @test "a load over it renews what leads to ztunnel, and no connection notices" {
 	soaks
 	for build in build/other build; do

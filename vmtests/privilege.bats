@@ -118,11 +118,6 @@ state() {
 	[ ! -e "$PIN" ]
 }
 
-# The id of the program that what arrives at pods goes on in.
-behind() {
-	"$BPFTOOL" -j map dump pinned "$PIN/maps/inbound_program" | jq -c '.[].value'
-}
-
 @test "in-pod mode with no more, and what arrives at pods is renewed by a load" {
 	"$ONRAMP" unload -p "$WORK/bpf/nobody/onramp" 2>/dev/null || :
 	rm -rf "$WORK/bpf/nobody"

@@ -12,6 +12,7 @@
  * that the kinds which leave theirs go to.
  */
 #include "ends.h"
+#include "passing.h"
 #include <fcntl.h>
 #include <linux/io_uring.h>
 #include <netinet/icmp6.h>
@@ -269,29 +270,16 @@ static int netns_changed_after(const union name *to)
 /* A socket made in this netns, received by a process in another. */
 static int passed_to_other_netns(const union name *to)
 {
-	union {
-		struct cmsghdr header;
-		char room[CMSG_SPACE(sizeof(int))];
-	} control = {};
-	struct iovec byte = { &(char){ 0 }, 1 };
-	struct msghdr message = { .msg_iov = &byte,
-				  .msg_iovlen = 1,
-				  .msg_control = &control,
-				  .msg_controllen = sizeof(control) };
 	int pair[2], fd;
 
 	if (socketpair(AF_UNIX, SOCK_STREAM, 0, pair))
 		return -1;
-	if (!fork()) {
-		fd = make(to, 0, 0);
-		control.header = (struct cmsghdr){ CMSG_LEN(sizeof(fd)), SOL_SOCKET, SCM_RIGHTS };
-		memcpy(CMSG_DATA(&control.header), &fd, sizeof(fd));
-		_exit(sendmsg(pair[1], &message, 0) != 1);
-	}
-	if (move_to_other_netns() || recvmsg(pair[0], &message, 0) != 1)
+	if (!fork())
+		_exit(pass(pair[1], make(to, 0, 0)) != 0);
+	if (move_to_other_netns())
 		return -1;
-	memcpy(&fd, CMSG_DATA(&control.header), sizeof(fd));
-	return connected(fd, to);
+	fd = receive(pair[0]);
+	return fd < 0 ? -1 : connected(fd, to);
 }
 
 static int ipv6_only(const union name *to)

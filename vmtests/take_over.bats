@@ -187,10 +187,6 @@ agent() {
 	launch "$WORK/agent" listening_to agent "$ROOT/vmtests/zds" "$ZDS_SOCKET" "${pods[@]}"
 }
 
-listening_to() { # CGROUP COMMAND...: nobody says anything
-	run_in "$1" node "${@:2}" </dev/null
-}
-
 agent_ends() { # as Go's does: its socket goes with it
 	cgroup_end "$CG/agent"
 	rm -f "$ZDS_SOCKET"

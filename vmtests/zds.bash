@@ -53,6 +53,11 @@ run_in() { # CGROUP NETNS COMMAND...
 	light_run_in "$cgroup" "$@"
 }
 
+# For launch, of an agent that waits for what is said to it: nobody says anything.
+listening_to() { # CGROUP COMMAND...
+	run_in "$1" node "${@:2}" </dev/null
+}
+
 # A pod that has run nothing: a UID, its cgroup, and a netns with addresses IP and fd00:77::N.
 kpod_made() { # NAME IP [N]
 	kpod_named "$1"

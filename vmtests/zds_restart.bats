@@ -183,10 +183,6 @@ last_words() {
 	member_down one
 }
 
-listening_to() { # CGROUP COMMAND...: nobody says anything
-	run_in "$1" node "${@:2}" </dev/null
-}
-
 nothing_is_heeded() {
 	[ -z "$(find "$PIN/links" -name 'sock_ops-[0-9]')" ]
 }

@@ -136,7 +136,7 @@ bpf_memory() {
 			"$BPFTOOL" -j "$kind" show | jq -c '.[] | select(.name | startswith("inbound"))'
 		done
 		for map in "$PIN"/maps/*; do "$BPFTOOL" -j map show pinned "$map"; done
-	} | jq -s 'map(.bytes_memlock) | add / 1024 | round'
+	} | kib | cut -d ' ' -f 1
 }
 
 @test "a full node: $AT_ONCE pods that run join in a second; $FULL pods' memory, and an upgrade" {

@@ -84,10 +84,6 @@ zds2_says() { # PATTERN
 	enabled pod
 }
 
-listening_to() { # CGROUP COMMAND...: nobody says anything
-	run_in "$1" node "${@:2}" </dev/null
-}
-
 @test "two of them: one stands by, says so once, and is told of once; it takes over, and pods stay" {
 	zt_up zt
 	workload pod
