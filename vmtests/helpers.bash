@@ -6,8 +6,15 @@
 
 bats_require_minimum_version 1.5.0 2>/dev/null || : # not under bats: the demo
 # BATS notes where it is before each command: in an emulated machine that takes
-# longer than most commands. There, only in the tests' own lines.
-[ -z "${ONRAMP_TEST_VM-}" ] || set +T
+# longer than most commands. There, only when one has failed.
+if [ -n "${ONRAMP_TEST_VM-}" ]; then
+	set +T
+	bats_error_trap() {
+		bats_check_status_from_trap
+		[ -n "$BATS_DEBUG_LAST_STACK_TRACE_IS_VALID" ] || bats_capture_stack_trace
+		BATS_DEBUG_LAST_STACK_TRACE_IS_VALID=1
+	}
+fi
 
 ROOT=$(cd "${BASH_SOURCE[0]%/*}/.." && pwd)
 ONRAMP=$ROOT/build/onramp

@@ -170,7 +170,7 @@ hello led 0"
 @test "from a port that the pod has in TIME-WAIT, of a connection that passed: anew it is led" {
 	inbound bypass pod "/run/netns/$RUN-pod"
 	python_evil "
-for to, port in ('$POD', 40001), ('$POD6', 40002):
+for to, port in ('$POD', 20001), ('$POD6', 20002):
     s = socket.socket(10 if ':' in to else 2)
     s.setsockopt(1, 2, 1); s.bind(('', port)); s.connect((to, 80))
     while s.recv(999): pass
@@ -178,7 +178,7 @@ for to, port in ('$POD', 40001), ('$POD6', 40002):
 	lead pod
 	retry 40 time_waits 2
 	sleep 1.1 # by whole seconds the pod tells the new from the old
-	for each in "40001 $POD" "40002 $POD6"; do
+	for each in "20001 $POD" "20002 $POD6"; do
 		run -0 run_in evil evil "$TCP" from "${each% *}" "${each#* }" 80
 		led
 	done
@@ -186,7 +186,7 @@ for to, port in ('$POD', 40001), ('$POD6', 40002):
 }
 
 time_waits() { # COUNT
-	[ "$(ss -N "$RUN-pod" -Htan state time-wait '( dport = :40001 or dport = :40002 )' | wc -l)" = "$1" ]
+	[ "$(ss -N "$RUN-pod" -Htan state time-wait '( dport = :20001 or dport = :20002 )' | wc -l)" = "$1" ]
 }
 
 @test "SYN cookies: the rows hold for the ACK that takes the SYN's place" {
@@ -207,7 +207,7 @@ time_waits() { # COUNT
 s = wire()
 for to, own in ('$POD', '$EVIL'), ('$POD6', '$EVIL6'):
     for port in 80, 15001, 15006, 15008:
-        for ack in range(0, 1 << 32, 1 << 26): send(s, own, to, 40009, port, flags=16, ack=ack)"
+        for ack in range(0, 1 << 32, 1 << 26): send(s, own, to, 20009, port, flags=16, ack=ack)"
 	a_moment
 	is "$(pod_took)" "$took"
 	ip netns exec "$RUN-pod" sysctl -qw net.ipv4.tcp_syncookies=1

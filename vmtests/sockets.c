@@ -124,7 +124,7 @@ static int bound(const union name *to, int fd)
 {
 	union name local = { .any.sa_family = to->any.sa_family };
 
-	local.v4.sin_port = htons(42000 + getpid() % 1000);
+	local.v4.sin_port = htons(22000 + getpid() % 1000);
 	return bind(fd, &local.any, length(&local)) ? -1 : connected(fd, to);
 }
 

@@ -58,24 +58,24 @@ no_stale() { # PORT
 }
 
 @test "a 4-tuple used again after a redirected connection closed is not redirected" {
-	run -0 pod client "$TCP" from 40001 10.77.2.2 80
+	run -0 pod client "$TCP" from 20001 10.77.2.2 80
 	has "orig4=10.77.2.2:80 "
-	no_stale 40001
+	no_stale 20001
 }
 
 @test "a 4-tuple used again after a redirected connection failed is not redirected" {
 	ip netns exec "$RUN-ztunnel" iptables -A INPUT -p tcp --dport 15001 \
 		-j REJECT --reject-with tcp-reset
-	run -1 pod client "$TCP" from 40002 10.77.2.2 80
+	run -1 pod client "$TCP" from 20002 10.77.2.2 80
 	ip netns exec "$RUN-ztunnel" iptables -F
-	no_stale 40002
+	no_stale 20002
 }
 
 @test "a 4-tuple used again after a redirected connection was never accepted is not redirected" {
 	ip netns exec "$RUN-ztunnel" iptables -A INPUT -p tcp --dport 15001 -j DROP
-	pod client "$TCP" abandon 10.77.2.2 80 40003
+	pod client "$TCP" abandon 10.77.2.2 80 20003
 	ip netns exec "$RUN-ztunnel" iptables -F
-	no_stale 40003
+	no_stale 20003
 }
 
 handovers_are() { # COUNT
@@ -89,9 +89,9 @@ handovers_are() { # COUNT
 	ip -n "$RUN-node" link set vtwin nomaster
 	ip -n "$RUN-twin" neigh add "$ZTUNNEL_POD_IP" lladdr 02:00:00:00:00:01 dev eth0
 	ip netns exec "$RUN-ztunnel" iptables -A INPUT -p tcp --dport 15001 -j DROP
-	pod client "$TCP" from 40004 10.77.2.2 80 >"$WORK/client" 3>&- &
+	pod client "$TCP" from 20004 10.77.2.2 80 >"$WORK/client" 3>&- &
 	retry 40 handovers_are 1
-	pod twin timeout 20 "$TCP" from 40004 10.77.2.2 666 >"$WORK/twin" 3>&- &
+	pod twin timeout 20 "$TCP" from 20004 10.77.2.2 666 >"$WORK/twin" 3>&- &
 	retry 40 handovers_are 2
 	ip netns exec "$RUN-ztunnel" iptables -F
 	retry 200 grep -q . "$WORK/client"
