@@ -44,6 +44,15 @@ machine() {
 	printf '%s, %d CPUs' "$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)" "$(nproc)"
 }
 
+# In-pod mode as it is where onramp-zds has told ztunnel of the client's pod: what arrives
+# is led, the redirected connections of its own too.
+in_pod() {
+	"$ONRAMP" load -e 10.77.1.0/24 -t "$CG/ztunnel" -p "$PIN" -c "$CG" \
+		-n "/run/netns/$RUN-node"
+	"$ROOT/build/inbound" "$OBJECT" "$PIN" note 0 "$CG/ztunnel"
+	"$ROOT/build/inbound" "$OBJECT" "$PIN" attach client "/run/netns/$RUN-client"
+}
+
 # What is loaded now. Unloaded is unloaded: no program stays attached elsewhere,
 # for the kernel then asks at every connect() whether there is one.
 loaded=none
@@ -51,8 +60,7 @@ state() { # none|in-pod|node|plain: node mode without -t
 	[ "$1" != "$loaded" ] || return 0
 	[ "$loaded" = none ] || onramp unload
 	case $1 in
-	in-pod) "$ONRAMP" load -e 10.77.1.0/24 -t "$CG/ztunnel" -p "$PIN" -c "$CG" \
-		-n "/run/netns/$RUN-node" ;;
+	in-pod) in_pod ;;
 	node) reload -e 10.77.1.0/24 -t "$CG/ztunnel" ;;
 	plain) reload -e 10.77.1.0/24 2>"$WORK/warned" || die "$(cat "$WORK/warned")" ;;
 	esac
