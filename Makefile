@@ -48,7 +48,7 @@ SHELL_FILES := $(shell grep -lE '^.!/bin/(ba)?sh' scripts/* vmtests/* .ci/* 2>/d
 .DELETE_ON_ERROR:
 .SUFFIXES:
 .PHONY: help all install uninstall tools image dist manifests demo test vmtest kernels suites \
-	vmtest-arm64 soak chaos churn fuzz bench bench-scale lint fmt clean compile_commands.json \
+	vmtest-arm64 soak chaos steady power-cut guards churn fuzz bench bench-scale lint fmt clean compile_commands.json \
 	setup-% FORCE
 
 all: $(B)/onramp.bpf.o $(B)/onramp $(B)/onramp-zds ## build the object, the loader and the server
@@ -249,6 +249,15 @@ soak: setup-build-demo-test all tools ## 20 minutes of everything at random: SEE
 
 chaos: setup-build-demo-test all tools ## 10 minutes of in-pod mode, and all that may happen: SEED=N
 	$(Q)CHAOS_MINUTES=$${CHAOS_MINUTES:-10} CHAOS_PODS=$${CHAOS_PODS:-30} vmtests/run chaos
+
+steady: setup-build-demo-test all tools ## 10 minutes of 2,000 connections a second: memory
+	$(Q)STEADY_MINUTES=$${STEADY_MINUTES:-10} vmtests/run steady
+
+power-cut: setup-vm setup-build-demo-test all tools ## a node without power amid a load, and its boot: in a VM
+	$(Q)vmtests/power-cut
+
+guards: setup-build-demo-test all tools ## that each of the attacker's tests fails without what it tests
+	$(Q)vmtests/guards $(GUARD)
 
 churn: setup-build-demo-test all tools ## 10,000 pods come and go; 2,000 at once
 	$(Q)ONRAMP_TEST_CHURN=$${ONRAMP_TEST_CHURN:-10000} \

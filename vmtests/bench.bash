@@ -49,7 +49,6 @@ machine() {
 in_pod() {
 	"$ONRAMP" load -e 10.77.1.0/24 -t "$CG/ztunnel" -p "$PIN" -c "$CG" \
 		-n "/run/netns/$RUN-node"
-	"$ROOT/build/inbound" "$OBJECT" "$PIN" note 0 "$CG/ztunnel"
 	"$ROOT/build/inbound" "$OBJECT" "$PIN" attach client "/run/netns/$RUN-client"
 }
 

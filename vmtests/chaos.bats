@@ -154,6 +154,31 @@ event_cgroups() {
 	for dir in "${dirs[@]}"; do [ ! -d "$dir" ] || rmdir "$dir"; done # a container's has gone
 }
 
+event_cgroup_moved() { # a program is moved to another of its pod's, and back
+	local cgroup pid
+	member
+	cgroup_of "$name/app"
+	mkdir -p "$CG/$cgroup/moved"
+	launch "$WORK/moves" run_in "$name/app" "$name" sh -c 'echo ready; exec sleep 1000'
+	read -r pid < <(tac "$CG/$cgroup/cgroup.procs")
+	echo "$pid" >"$CG/$cgroup/moved/cgroup.procs"
+	way_from "$name/app/moved" "$name" "$SERVER"
+	is "$way" ztunnel
+	kill "$pid"
+	retry 100 is_gone "$cgroup/moved"
+	rmdir "$CG/$cgroup/moved"
+}
+
+event_visit() { # a program of a pod's goes to a netns that is nobody's: refused, and back
+	local cgroup
+	member
+	cgroup_of "$name/app"
+	run "$TCP" in "$CG/$cgroup/cgroup.procs" "/run/netns/$RUN-stranger" "$TCP" dial "$SERVER" 80
+	is "$output" ECONNREFUSED
+	way_from "$name/app" "$name" "$SERVER"
+	is "$way" ztunnel
+}
+
 event_dir_emptied() {
 	mkdir -m 700 "$STATE/aside"
 	mv "$WORKLOADS"/*-* "$STATE/aside"

@@ -532,6 +532,17 @@ by=enroll-by-label"
 		note_becomes shop/one enabled
 	done
 	is "$(note shop/stranger)" pending
+	# By somebody who comes after the answer's writing, and before the answer.
+	says "pending waits for ztunnel" shop/one
+	note_becomes shop/one pending
+	sleep 1.2
+	fake '{"late": 2}'
+	says enabled shop/one
+	note_becomes shop/one enabled
+	edit shop/one "{\"metadata\": {\"annotations\": {\"$NOTE\": \"pending\"}}}"
+	sleep 2
+	fake '{"late": 0}'
+	note_becomes shop/one enabled
 	# It got another netns.
 	says "pending waits for ztunnel" shop/one
 	note_becomes shop/one pending
