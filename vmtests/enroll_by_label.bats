@@ -562,6 +562,25 @@ by=enroll-by-label"
 	note_becomes shop/one ""
 }
 
+@test "the clock is set, an hour back and an hour ahead: nobody waits for it to come round" {
+	local faked=(/usr/lib/*/faketime/libfaketime.so.1)
+	{ namespace shop ambient; object shop/one; } | write
+	echo +0 >"$WORK/clock"
+	in_cgroup env LD_PRELOAD="${faked[0]}" FAKETIME_TIMESTAMP_FILE="$WORK/clock" FAKETIME_NO_CACHE=1 \
+		DONT_FAKE_MONOTONIC=1 NODE_NAME=node1 "$ROOT/scripts/enroll-by-label" -w "$DIR" -a "$URL"
+	soon_in shop/one
+	note_becomes shop/one pending
+	for clock in -3600 +0 +3600; do
+		label shop -
+		note_becomes shop/one ""
+		echo "$clock" >"$WORK/clock" # as its file waits for a moment
+		retry 100 test ! -e "$DIR/$(uid shop/one)"
+		label shop =ambient
+		soon_in shop/one
+		note_becomes shop/one pending
+	done
+}
+
 @test "a pod that runs joins and leaves with what arrives let through, until istiod has told of it" {
 	open=bypass_inbound=true
 	{ namespace shop; object shop/old '.status.phase = "Running"'; object shop/new "$AMBIENT"; } | write
