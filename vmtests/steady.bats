@@ -1,7 +1,7 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 # bats file_tags=native,alone
-# 2,000 connections a second, out of three pods, through two ztunnels in turn, for as long
+# 2,000 connections a second, out of four pods, through two ztunnels in turn, for as long
 # as you like: `make steady` takes 10 minutes (STEADY_MINUTES). What onramp has of memory,
 # in the kernel and out of it, is at the end what it was when each had had its turn.
 #
@@ -16,7 +16,7 @@ load zds_peers.bash
 SECONDS_STEADY=${STEADY_MINUTES:+$((STEADY_MINUTES * 60))}
 SECONDS_STEADY=${SECONDS_STEADY:-24}
 TURN=$((SECONDS_STEADY / 12))
-PODS=(a b c)
+PODS=(a b c d)
 DESTINATIONS=(10.77.2.2 80 fd00:77::22 80 10.77.2.2 443 fd00:77::22 443)
 
 setup_file() {
@@ -27,7 +27,7 @@ setup_file() {
 		kpod_up "zt$n" "10.77.0.$((7 + n))"
 		is_ztunnel "zt$n"
 	done
-	for n in 0 1 2; do kpod_up "${PODS[n]}" "10.77.1.$((n + 1))" $((n + 1)); done
+	for n in 0 1 2 3; do kpod_up "${PODS[n]}" "10.77.1.$((n + 1))" $((n + 1)); done
 	zds_up
 	for pod in "${PODS[@]}"; do workload "$pod"; done
 }
@@ -67,7 +67,7 @@ memory() {
 }
 
 dialled() {
-	for pod in "${PODS[@]}"; do tail -n 1 "$WORK/dials-$pod"; done |
+	for pod in "${PODS[@]}"; do cat "$WORK/dials-$pod"; done |
 		awk -F '[ =]' '{ sum += $2 + $4 + $6 + $8 } END { print sum }'
 }
 
