@@ -44,6 +44,39 @@ machine() {
 	printf '%s, %d CPUs' "$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)" "$(nproc)"
 }
 
+iptables='iptables-legacy' # or it would be nftables once more
+"$iptables" -t nat -S >/dev/null 2>&1 || iptables=iptables
+
+# What Istio's CNI plugin writes into a pod in ambient mode, without DNS capture.
+rules_of_istio() { # POD
+	ip -n "$RUN-$1" -batch - <<-END
+		rule add fwmark 0x111/0xfff pref 32764 lookup 100
+		route add local 0.0.0.0/0 dev lo table 100
+	END
+	ip netns exec "$RUN-$1" "$iptables-restore" <<-END
+		*mangle
+		:ISTIO_OUTPUT - [0:0]
+		:ISTIO_PRERT - [0:0]
+		-A OUTPUT -j ISTIO_OUTPUT
+		-A PREROUTING -j ISTIO_PRERT
+		-A ISTIO_OUTPUT -m connmark --mark 0x111/0xfff -j CONNMARK --restore-mark
+		-A ISTIO_PRERT -m mark --mark 0x539/0xfff -j CONNMARK --set-xmark 0x111/0xfff
+		COMMIT
+		*nat
+		:ISTIO_OUTPUT - [0:0]
+		:ISTIO_PRERT - [0:0]
+		-A OUTPUT -j ISTIO_OUTPUT
+		-A PREROUTING -j ISTIO_PRERT
+		-A ISTIO_OUTPUT -d 169.254.7.127/32 -p tcp -j ACCEPT
+		-A ISTIO_OUTPUT -p tcp -m mark --mark 0x111/0xfff -j ACCEPT
+		-A ISTIO_OUTPUT ! -d 127.0.0.1/32 -o lo -j ACCEPT
+		-A ISTIO_OUTPUT ! -d 127.0.0.1/32 -p tcp -m mark ! --mark 0x539/0xfff -j REDIRECT --to-ports 15001
+		-A ISTIO_PRERT -s 169.254.7.127/32 -p tcp -j ACCEPT
+		-A ISTIO_PRERT ! -d 127.0.0.1/32 -p tcp ! --dport 15008 -m mark ! --mark 0x539/0xfff -j REDIRECT --to-ports 15006
+		COMMIT
+	END
+}
+
 # In-pod mode as it is where onramp-zds has told ztunnel of the client's pod: what arrives
 # is led, the redirected connections of its own too.
 in_pod() {

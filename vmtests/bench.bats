@@ -79,3 +79,10 @@ istio nftables node-direct node-idle node-mode node-unloaded unloaded v6only"
 	run -1 dial -o 10.77.2.3:80 10.77.2.2 80
 	run -1 dial 10.77.2.2 80
 }
+
+@test "bench-ztunnel without a ztunnel: one line that says what to give" {
+	run -1 env -u ZTUNNEL "$ROOT/scripts/bench-ztunnel"
+	is "$output" "bench-ztunnel: nothing: give ZTUNNEL=, the path of a ztunnel"
+	ZTUNNEL=/none run -1 "$ROOT/scripts/bench-ztunnel"
+	is "$output" "bench-ztunnel: /none: give ZTUNNEL=, the path of a ztunnel"
+}

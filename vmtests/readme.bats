@@ -110,11 +110,13 @@ teardown_file() {
 	is "$(cat "$BATS_TEST_TMPDIR/missing")" ""
 }
 
-@test "each line of the attacker's table is a test" {
+@test "each line of the attacker's table is a test, and one of make guards'" {
 	rows=0
+	"$ROOT/vmtests/guards" --list >"$BATS_TEST_TMPDIR/guards"
 	while IFS='|' read -r _ _ _ _ test _; do
 		suite=${test#*\`} suite=${suite%%\`*} name=${test#*: } name=${name% }
 		grep -qF "@test \"$name" "$ROOT/vmtests/$suite.bats" || { echo "no such test: $suite: $name" >&2; return 1; }
+		grep -qxF "$suite: $name" "$BATS_TEST_TMPDIR/guards" || { echo "no guard of: $suite: $name" >&2; return 1; }
 		rows=$((rows + 1))
 	done < <(sed -n "/^## The attacker's chair/,/^## Limits/s/^\(| .*: .*\)/\1/p" "$ROOT/vmtests/README.md" |
 		grep -v '^| what')
