@@ -193,6 +193,7 @@ event_visit() { # a program of a pod's goes to a netns that is nobody's: refused
 	serve guest2 :: 80
 	pause 700
 	echo -1 >"$group/memory.limit_in_bytes"
+	sleep 0.5 # what is killed has to end
 	if zds_pid; then echo "$pid" >"/sys/fs/cgroup/memory/cgroup.procs"; else zds_up; fi
 	retry 100 rmdir "$group"
 	enabled guest2
