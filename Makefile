@@ -57,7 +57,7 @@ PREFIX ?= /usr/local
 COMMANDS := $(wildcard scripts/onramp-* scripts/enroll-by-label)
 to := $(DESTDIR)$(PREFIX)
 
-install: all ## the loader, its man page, the object, scripts; PREFIX, DESTDIR
+install: all ## loader, object, man page, scripts; PREFIX, DESTDIR
 	$(Q)install -d $(to)/sbin $(to)/lib/onramp $(to)/share/man/man8
 	$(Q)install $(B)/onramp $(B)/onramp-zds $(COMMANDS) $(to)/sbin
 	$(Q)install -m 644 $(B)/onramp.bpf.o $(to)/lib/onramp
@@ -177,7 +177,7 @@ cpu_amd64 := x86_64
 cpu_arm64 := aarch64
 loader_for = $(B)/$(if $(filter-out $(ARCH),$(cpu_$(1))),$(1)/)onramp
 
-image: $(B)/onramp.oci.tar $(B)/onramp-node.oci.tar ## OCI archives: build/onramp-node.oci.tar, and the loader's
+image: $(B)/onramp.oci.tar $(B)/onramp-node.oci.tar ## build/onramp-node.oci.tar, and the loader's image
 
 $(B)/onramp.oci.tar: scripts/image $(foreach arch,$(IMAGE_ARCHS),$(call loader_for,$(arch)))
 	$(call say,IMAGE,$@)
@@ -204,7 +204,7 @@ $(B)/amd64/onramp $(B)/arm64/onramp: $(B)/%/onramp: $(B)/onramp | setup-image
 # The same commit makes the same files, whoever makes them, wherever and whenever.
 DIST := $(B)/dist
 RELEASE := $(DIST)/onramp-$(VERSION)
-dist: all image ## a release: source, loaders, object, images, checksums in build/dist
+dist: all image ## a release, with checksums, in build/dist
 	$(call say,DIST,$(RELEASE))
 	$(Q)case '$(VERSION)' in *-dirty | unknown) \
 		echo 'dist: $(VERSION) is no version: commit first' >&2; exit 1 ;; esac
@@ -217,7 +217,7 @@ dist: all image ## a release: source, loaders, object, images, checksums in buil
 	$(Q)cp $(B)/onramp-node.oci.tar $(RELEASE)-node-$(shell dpkg --print-architecture).oci.tar
 	$(Q)cd $(DIST) && sha256sum * >SHA256SUMS
 
-manifests: $(MANIFESTS) ## scripts/kubernetes as JSON: build/kubernetes-*.json
+manifests: $(MANIFESTS) ## scripts/kubernetes in JSON, in build/
 
 # Patched with nothing, each object comes out as JSON, one after the other.
 $(B)/kubernetes-%.json: $(wildcard scripts/kubernetes/*/*) | setup-kubernetes
@@ -247,16 +247,16 @@ suites:
 soak: setup-build-demo-test all tools ## 20 minutes of everything at random: SEED=N
 	$(Q)SOAK_MINUTES=$${SOAK_MINUTES:-20} vmtests/run soak
 
-chaos: setup-build-demo-test all tools ## 10 minutes of in-pod mode, and all that may happen: SEED=N
+chaos: setup-build-demo-test all tools ## 10 minutes of all that may happen: SEED=N
 	$(Q)CHAOS_MINUTES=$${CHAOS_MINUTES:-10} CHAOS_PODS=$${CHAOS_PODS:-30} vmtests/run chaos
 
 steady: setup-build-demo-test all tools ## 10 minutes of 2,000 connections a second: memory
 	$(Q)STEADY_MINUTES=$${STEADY_MINUTES:-10} vmtests/run steady
 
-power-cut: setup-vm setup-build-demo-test all tools ## a node without power amid a load, and its boot: in a VM
+power-cut: setup-vm setup-build-demo-test all tools ## a node loses its power, and boots: in a VM
 	$(Q)vmtests/power-cut
 
-guards: setup-build-demo-test all tools ## that each of the attacker's tests fails without what it tests
+guards: setup-build-demo-test all tools ## attackers' tests fail without what they test
 	$(Q)vmtests/guards $(GUARD)
 
 churn: setup-build-demo-test all tools ## 10,000 pods come and go; 2,000 at once
@@ -270,7 +270,7 @@ vmtest-arm64: setup-build-image-arm64 ## core suites on an emulated arm64 machin
 
 FUZZ_SECONDS ?= 60
 FUZZ_DIR ?= $(B)/fuzz-corpus
-fuzz: $(B)/fuzz ## what peers and files may say, at random: FUZZ_SECONDS=600
+fuzz: $(B)/fuzz ## peers and files at random: FUZZ_SECONDS=600
 	$(Q)mkdir -p $(FUZZ_DIR)
 	$(Q)printf 'namespace=a\nname=b\nservice_account=c\nip=10.0.0.1\ndns=true\n\000' >$(FUZZ_DIR)/workload
 	$(Q)printf 'a-pod0a1b2c3d_4e5f_6071_8293_a4b5c6d7e8f9.slice\001' >$(FUZZ_DIR)/cgroup
