@@ -57,7 +57,7 @@ PREFIX ?= /usr/local
 COMMANDS := $(wildcard scripts/onramp-* scripts/enroll-by-label)
 to := $(DESTDIR)$(PREFIX)
 
-install: all ## loader, object, man page, scripts; PREFIX, DESTDIR
+install: all ## loader, object, manual, scripts; PREFIX, DESTDIR
 	$(Q)install -d $(to)/sbin $(to)/lib/onramp $(to)/share/man/man8
 	$(Q)install $(B)/onramp $(B)/onramp-zds $(COMMANDS) $(to)/sbin
 	$(Q)install -m 644 $(B)/onramp.bpf.o $(to)/lib/onramp
