@@ -187,7 +187,7 @@ event_visit() { # a program of a pod's goes to a netns that is nobody's: refused
 	zds_pid
 	echo "$pid" >"$group/cgroup.procs"
 	roll 8
-	echo $(((rolled + 1) * 32768)) >"$group/memory.limit_in_bytes"
+	echo $(((rolled + 1) * 32768)) >"$group/memory.limit_in_bytes" || : # it has more by now
 	kpod_made guest2 10.77.1.10 10
 	workload guest2
 	serve guest2 :: 80
@@ -215,6 +215,7 @@ event_dir_replaced() {
 	pause 300
 	mv "$STATE/new" "$WORKLOADS"
 	rm -r "$STATE/old"
+	sleep 1.5 # until it is read: who is not in it then does not leave
 }
 
 event_bad_files() {
