@@ -39,6 +39,7 @@ teardown() {
 
 teardown_file() {
 	zds_node_down
+	rmdir "/sys/fs/cgroup/memory/$RUN" 2>/dev/null || : # of an event that was cut short
 }
 
 member() { # sets name and n, of one of them
