@@ -8,6 +8,8 @@ die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
 [ "$(id -u)" = 0 ] || die "not root, so no BPF: run sudo make bench"
 # shellcheck source=vmtests/helpers.bash
 . "${BASH_SOURCE[0]%/*}/helpers.bash"
+# shellcheck source=vmtests/mesh.bash
+. "$ROOT/vmtests/mesh.bash"
 
 CPU=${CPU:-$(($(nproc) - 1))} OUT=${OUT:-$ROOT/build} BENCH=$ROOT/build/bench
 mkdir -p "$OUT"
@@ -47,7 +49,6 @@ machine() {
 iptables='iptables-legacy' # or it would be nftables once more
 "$iptables" -t nat -S >/dev/null 2>&1 || iptables=iptables
 
-# What Istio's CNI plugin writes into a pod in ambient mode, without DNS capture.
 rules_of_istio() { # POD
 	ip -n "$RUN-$1" -batch - <<-END
 		rule add fwmark 0x111/0xfff pref 32764 lookup 100
@@ -55,24 +56,10 @@ rules_of_istio() { # POD
 	END
 	ip netns exec "$RUN-$1" "$iptables-restore" <<-END
 		*mangle
-		:ISTIO_OUTPUT - [0:0]
-		:ISTIO_PRERT - [0:0]
-		-A OUTPUT -j ISTIO_OUTPUT
-		-A PREROUTING -j ISTIO_PRERT
-		-A ISTIO_OUTPUT -m connmark --mark 0x111/0xfff -j CONNMARK --restore-mark
-		-A ISTIO_PRERT -m mark --mark 0x539/0xfff -j CONNMARK --set-xmark 0x111/0xfff
+		$(istio_mangle)
 		COMMIT
 		*nat
-		:ISTIO_OUTPUT - [0:0]
-		:ISTIO_PRERT - [0:0]
-		-A OUTPUT -j ISTIO_OUTPUT
-		-A PREROUTING -j ISTIO_PRERT
-		-A ISTIO_OUTPUT -d 169.254.7.127/32 -p tcp -j ACCEPT
-		-A ISTIO_OUTPUT -p tcp -m mark --mark 0x111/0xfff -j ACCEPT
-		-A ISTIO_OUTPUT ! -d 127.0.0.1/32 -o lo -j ACCEPT
-		-A ISTIO_OUTPUT ! -d 127.0.0.1/32 -p tcp -m mark ! --mark 0x539/0xfff -j REDIRECT --to-ports 15001
-		-A ISTIO_PRERT -s 169.254.7.127/32 -p tcp -j ACCEPT
-		-A ISTIO_PRERT ! -d 127.0.0.1/32 -p tcp ! --dport 15008 -m mark ! --mark 0x539/0xfff -j REDIRECT --to-ports 15006
+		$(istio_nat 169.254.7.127 127.0.0.1/32)
 		COMMIT
 	END
 }
@@ -82,7 +69,7 @@ rules_of_istio() { # POD
 in_pod() {
 	"$ONRAMP" load -e 10.77.1.0/24 -t "$CG/ztunnel" -p "$PIN" -c "$CG" \
 		-n "/run/netns/$RUN-node"
-	"$ROOT/build/inbound" "$OBJECT" "$PIN" attach client "/run/netns/$RUN-client"
+	lead client
 }
 
 # What is loaded now. Unloaded is unloaded: no program stays attached elsewhere,

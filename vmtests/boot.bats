@@ -24,16 +24,6 @@ teardown_file() {
 	zds_node_down
 }
 
-# The unit's command line, of this node.
-start() { # DIRECTORY
-	local line
-	line=$(sed -n 's/^ExecStart=//p' "$UNIT")
-	[[ $line = /usr/local/sbin/onramp\ * ]]
-	# shellcheck disable=SC2086 # words
-	command "$ONRAMP" ${line#* } -p "$PIN" -c "$CG" -n "/run/netns/$RUN-node" \
-		-w "$1"
-}
-
 way_is() { # POD WAY
 	way_of "$1" "$SERVER"
 	is "$1: $way" "$1: $2"
@@ -60,7 +50,7 @@ way_is() { # POD WAY
 	for name in stays known; do
 		(umask 077 && : >"$WORKLOADS/outside/$(cat "$WORK/uid-$name")")
 	done
-	start "$WORKLOADS"
+	unit_starts "$WORKLOADS"
 	is "$(rule stays) $(rule known)" "zds-out zds-in"
 	rm -r "$WORKLOADS/outside"
 	is "$(onramp rules)" "" # it is no operator's word
@@ -77,7 +67,7 @@ way_is() { # POD WAY
 	zt_up zt
 	enabled known
 	way_is known ztunnel
-	start "$WORKLOADS" # the unit once more: an upgrade
+	unit_starts "$WORKLOADS" # the unit once more: an upgrade
 	way_is known ztunnel
 	is "$(status known)" enabled
 }
@@ -93,7 +83,7 @@ way_is() { # POD WAY
 	kpod_made gone 10.77.1.3
 	workload gone
 	zds_kill
-	start "$WORKLOADS"
+	unit_starts "$WORKLOADS"
 	is "$(rule gone)" zds-in
 	no_workload gone
 	workload known
@@ -103,7 +93,7 @@ way_is() { # POD WAY
 
 @test "a directory that is not there: said, and nothing is changed" {
 	onramp unload
-	run -1 start "$STATE/none"
+	run -1 unit_starts "$STATE/none"
 	is "$output" "onramp: $STATE/none: No such file or directory: give the directory of onramp-zds' workloads"
 	[ ! -e "$PIN" ]
 }

@@ -276,12 +276,6 @@ judge() { # EVENT
 	nothing_escaped
 }
 
-sum_of() { # POD...: how many they have dialled
-	local pod
-	for pod; do cat "$WORK/dials-$pod"; done |
-		awk -F '[ =]' '{ sum += $2 + $4 + $6 + $8 } END { print sum + 0 }'
-}
-
 @test "$SECONDS_OF_CHAOS seconds, $MEMBERS pods, SEED=$SEED" {
 	local events=() event end i next guests
 	declare -A counts

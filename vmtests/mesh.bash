@@ -88,3 +88,32 @@ count_arrivals() { # COUNTS: these and no others
 	arrived
 	is "$counts" "$1"
 }
+
+# What istio-cni writes into a pod in ambient mode, DNS aside, but for the table's own
+# lines: for iptables-restore, or ip6tables-restore. PROBE: where the kubelet's come from.
+istio_mangle() {
+	cat <<-END
+		:ISTIO_OUTPUT - [0:0]
+		:ISTIO_PRERT - [0:0]
+		-A OUTPUT -j ISTIO_OUTPUT
+		-A PREROUTING -j ISTIO_PRERT
+		-A ISTIO_OUTPUT -m connmark --mark 0x111/0xfff -j CONNMARK --restore-mark
+		-A ISTIO_PRERT -m mark --mark 0x539/0xfff -j CONNMARK --set-xmark 0x111/0xfff
+	END
+}
+
+istio_nat() { # PROBE LOOPBACK
+	local probe=$1 own=$2
+	cat <<-END
+		:ISTIO_OUTPUT - [0:0]
+		:ISTIO_PRERT - [0:0]
+		-A OUTPUT -j ISTIO_OUTPUT
+		-A PREROUTING -j ISTIO_PRERT
+		-A ISTIO_OUTPUT -d $probe -p tcp -j ACCEPT
+		-A ISTIO_OUTPUT -p tcp -m mark --mark 0x111/0xfff -j ACCEPT
+		-A ISTIO_OUTPUT ! -d $own -o lo -j ACCEPT
+		-A ISTIO_OUTPUT ! -d $own -p tcp -m mark ! --mark 0x539/0xfff -j REDIRECT --to-ports 15001
+		-A ISTIO_PRERT -s $probe -p tcp -j ACCEPT
+		-A ISTIO_PRERT ! -d $own -p tcp ! --dport 15008 -m mark ! --mark 0x539/0xfff -j REDIRECT --to-ports 15006
+	END
+}

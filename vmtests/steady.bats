@@ -66,11 +66,6 @@ memory() {
 		$(entries probes) + $(entries mesh_pods) + $(entries uid_netns)))"
 }
 
-dialled() {
-	for pod in "${PODS[@]}"; do cat "$WORK/dials-$pod"; done |
-		awk -F '[ =]' '{ sum += $2 + $4 + $6 + $8 } END { print sum }'
-}
-
 @test "$SECONDS_STEADY s, ztunnels in turn: each connection by ztunnel to its own destination, memory flat" {
 	local turns=0 began
 	turn_to 1
@@ -84,7 +79,7 @@ dialled() {
 		turns=$((turns + 1))
 	done
 	memory >"$WORK/after"
-	before=$(dialled)
+	before=$(sum_of "${PODS[@]}")
 	dials_stop "${PODS[@]}"
 	rate=$((before / (SECONDS - began)))
 	echo "# $before connections, $rate a second, $turns turns" >&3

@@ -88,29 +88,15 @@ istio_enrols() { # POD
 		[ "$1" != native ] || iptables=ip${family}tables-nft
 		inside "$1" "$iptables-restore" --noflush <<-END
 			*mangle
-			:ISTIO_OUTPUT - [0:0]
-			:ISTIO_PRERT - [0:0]
-			-A OUTPUT -j ISTIO_OUTPUT
-			-A PREROUTING -j ISTIO_PRERT
-			-A ISTIO_OUTPUT -m connmark --mark 0x111/0xfff -j CONNMARK --restore-mark
-			-A ISTIO_PRERT -m mark --mark 0x539/0xfff -j CONNMARK --set-xmark 0x111/0xfff
+			$(istio_mangle)
 			COMMIT
 		END
 		[ "$1" != native ] || continue
 		inside "$1" "$iptables-restore" --noflush <<-END
 			*nat
 			:MINE - [0:0]
-			:ISTIO_OUTPUT - [0:0]
-			:ISTIO_PRERT - [0:0]
 			-A OUTPUT -p udp -m udp --dport 9 -j MINE
-			-A OUTPUT -j ISTIO_OUTPUT
-			-A PREROUTING -j ISTIO_PRERT
-			-A ISTIO_OUTPUT -d $probe -p tcp -j ACCEPT
-			-A ISTIO_OUTPUT -p tcp -m mark --mark 0x111/0xfff -j ACCEPT
-			-A ISTIO_OUTPUT ! -d $own -o lo -j ACCEPT
-			-A ISTIO_OUTPUT ! -d $own -p tcp -m mark ! --mark 0x539/0xfff -j REDIRECT --to-ports 15001
-			-A ISTIO_PRERT -s $probe -p tcp -j ACCEPT
-			-A ISTIO_PRERT ! -d $own -p tcp ! --dport 15008 -m mark ! --mark 0x539/0xfff -j REDIRECT --to-ports 15006
+			$(istio_nat $probe $own)
 			COMMIT
 		END
 	done

@@ -287,6 +287,16 @@ goes() { # WAY POD IP N OTHER IP N
 	done
 }
 
+# As at a node's boot: the unit's command line, of this node.
+unit_starts() { # DIRECTORY of workloads
+	local line
+	line=$(sed -n 's/^ExecStart=//p' "$ROOT/scripts/systemd/onramp.service")
+	[[ $line = /usr/local/sbin/onramp\ *\ /var/lib/onramp/workloads ]]
+	line=${line#* }
+	# shellcheck disable=SC2086 # words
+	command "$ONRAMP" ${line% *} "$1" -p "$PIN" -c "$CG" -n "/run/netns/$RUN-node"
+}
+
 # How often a ztunnel was told this, as a stand-in says it.
 told_count() { # NAME WHAT
 	grep -c "^told $2" "$WORK/$1" || :
@@ -388,6 +398,12 @@ dials_end() { # NAME...
 		cgroup_of "$name/dials"
 		retry 200 is_gone "$cgroup"
 	done
+}
+
+sum_of() { # POD...: how many they have dialled
+	local pod
+	for pod; do cat "$WORK/dials-$pod"; done |
+		awk -F '[ =]' '{ sum += $2 + $4 + $6 + $8 } END { print sum + 0 }'
 }
 
 dials_stop() { # NAME...: and none was lost
