@@ -8,6 +8,13 @@
 
 #include "kernel.h"
 
+#define NUMBERED_NET 0x7f800000 /* 127.128.0.0/9, in host byte order: see in_pod.h */
+
+static __always_inline bool ip_is_numbered(__be32 ip)
+{
+	return bpf_ntohl(ip) >> 23 == NUMBERED_NET >> 23;
+}
+
 static __always_inline bool addr_equal(const union addr *a, const union addr *b)
 {
 	return !((a->half[0] ^ b->half[0]) | (a->half[1] ^ b->half[1]));

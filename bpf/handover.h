@@ -33,23 +33,22 @@ static __always_inline bool dialled_keep(struct bpf_sock_addr *ctx, const struct
 	return true;
 }
 
-/* What an earlier life of the socket has left. To ask is cheaper than to delete nothing. */
-static __always_inline void dialled_forget(struct bpf_sock_addr *ctx)
-{
-	if (bpf_sk_storage_get(&dialled_sockets, ctx->sk, NULL, 0))
-		bpf_sk_storage_delete(&dialled_sockets, ctx->sk);
-}
-
 /*
  * Whether the socket was sent there just now, in this very connect(), by our program on a
- * cgroup further down: while `load` moves to another cgroup, both have one.
+ * cgroup further down: while `load` moves to another cgroup, both have one. What an
+ * earlier life of the socket has left is forgotten.
  */
 static __always_inline bool dialled_just_now(struct bpf_sock_addr *ctx, const struct endpoint *to)
 {
 	const struct dialled *dialled = bpf_sk_storage_get(&dialled_sockets, ctx->sk, NULL, 0);
 
-	return dialled && !dialled->handover.client_port && dialled->given.port == to->port &&
-	       addr_equal(&dialled->given.ip, &to->ip);
+	if (!dialled) /* first, for to delete nothing costs more than the rest */
+		return false;
+	if (!dialled->handover.client_port && dialled->given.port == to->port &&
+	    addr_equal(&dialled->given.ip, &to->ip))
+		return true;
+	bpf_sk_storage_delete(&dialled_sockets, ctx->sk);
+	return false;
 }
 
 /*

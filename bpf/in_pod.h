@@ -28,8 +28,7 @@
 #include "handover.h"
 #include "pods.h"
 
-#define NUMBERED_NET 0x7f800000 /* 127.128.0.0/9, in host byte order */
-#define SOURCES_NET 0x7f400000	/* 127.64.0.0/10, likewise */
+#define SOURCES_NET 0x7f400000 /* 127.64.0.0/10, in host byte order */
 #define WAY_BITS 3
 #define SET_BITS 9
 #define NUMBER_SETS (1 << SET_BITS)
@@ -37,11 +36,6 @@
 #define LONGEST_HANDSHAKE 150 /* seconds; tcp_syn_retries: 127 */
 
 _Static_assert(WAYS == 1 << WAY_BITS, "a number's last bits are its way");
-
-static __always_inline bool ip_is_numbered(__be32 ip)
-{
-	return bpf_ntohl(ip) >> 23 == NUMBERED_NET >> 23;
-}
 
 /* One of the addresses that ztunnel's connections to apps come from: see bind.h. */
 static __always_inline bool ip_is_source(__be32 ip)
@@ -215,10 +209,7 @@ static __always_inline bool in_pod_carry(struct bpf_sock_addr *ctx, const struct
 			count(STAT_NUMBERS_FULL);
 	}
 	given->ip = addr_from_v4(bpf_htonl(number ?: NUMBERED_NET));
-	if (!number)
-		return dialled_keep(ctx, asked, given);
-	dialled_forget(ctx);
-	return true;
+	return number || dialled_keep(ctx, asked, given);
 }
 
 /*

@@ -44,20 +44,14 @@ static __always_inline bool lead_to(struct bpf_sk_lookup *ctx, __u64 net, enum l
 {
 	struct listener_key key = { .net = net, .listener = listener };
 	__u64 before = ~0ULL;
-	struct bpf_sock *sk;
-	long err;
 
 	for (int i = 0; i < ZTUNNELS; i++) {
-		key.place = newest_place(before);
+		key.place = next_place(before);
 		if (key.place >= ZTUNNELS)
 			break;
+		if (lead(ctx, &key))
+			return true;
 		before = start_of(key.place);
-		sk = bpf_map_lookup_elem(&listeners, &key);
-		if (!sk)
-			continue;
-		err = bpf_sk_assign(ctx, sk, BPF_SK_LOOKUP_F_NO_REUSEPORT);
-		bpf_sk_release(sk);
-		return !err;
 	}
 	return false;
 }

@@ -62,7 +62,7 @@ static __always_inline __u64 start_of(__u32 place)
 }
 
 /* The place of the ztunnel that is the newest of those that began before; ZTUNNELS: none. */
-WALK __u32 newest_place(__u64 before)
+static __always_inline __u32 newest_place(__u64 before)
 {
 	__u32 newest = ZTUNNELS;
 	__u64 latest = 0, start;
@@ -75,6 +75,25 @@ WALK __u32 newest_place(__u64 before)
 		}
 	}
 	return newest;
+}
+
+/* The same, followed once by the verifier. */
+WALK __u32 next_place(__u64 before)
+{
+	return newest_place(before);
+}
+
+/* Leads to the listener there. False: there is none. */
+static __always_inline bool lead(struct bpf_sk_lookup *ctx, const struct listener_key *key)
+{
+	struct bpf_sock *sk = bpf_map_lookup_elem(&listeners, key);
+	long err;
+
+	if (!sk)
+		return false;
+	err = bpf_sk_assign(ctx, sk, BPF_SK_LOOKUP_F_NO_REUSEPORT);
+	bpf_sk_release(sk);
+	return !err;
 }
 
 #endif

@@ -319,13 +319,6 @@ static __always_inline void netns_know(struct net *net, struct netns_info *now)
 	bpf_map_update_elem(&netns_cache, &key, now, BPF_ANY);
 }
 
-static __always_inline struct cgroup_info *current_entry(void)
-{
-	__u64 id = bpf_get_current_cgroup_id();
-
-	return bpf_map_lookup_elem(&cgroup_info_map, &id);
-}
-
 /* Whether the current task's cgroup, or one above it, is in `ztunnels`. */
 WALK int task_is_ztunnels(void)
 {
@@ -341,12 +334,13 @@ WALK int task_is_ztunnels(void)
 }
 
 /*
- * The same of a task whose cgroup's entry it is. That it is not so is kept there for as
- * long as `ztunnels` is the same, under the cgroup's id: the entry may be another's by now.
+ * The same of a task in the cgroup of that id, whose entry it is. That it is not so is kept
+ * there for as long as `ztunnels` is the same, under the id: it may be another's by now.
  */
-static __always_inline bool is_ztunnels(const struct settings *cfg, struct cgroup_info *entry)
+static __always_inline bool is_ztunnels(const struct settings *cfg, __u64 cgroup,
+					struct cgroup_info *entry)
 {
-	__u64 hash = bpf_get_current_cgroup_id() * 0x9e3779b97f4a7c15ULL;
+	__u64 hash = cgroup * 0x9e3779b97f4a7c15ULL;
 	__u32 pods = ((hash >> 32) + cfg->ztunnels) | 1U << 31; /* never 0 */
 
 	if (!cfg->ztunnels || !entry)
@@ -371,11 +365,11 @@ static __always_inline bool cache_read(struct bpf_sock_addr *ctx, const struct c
 }
 
 /*
- * Fills now with the socket's netns: from the entry of the caller's cgroup when
- * that is of this netns as it is now, else from its devices. now must be zeroed.
+ * Fills now with the socket's netns: from the entry of the caller's cgroup, of that id,
+ * when that is of this netns as it is now, else from its devices. now must be zeroed.
  */
-static __always_inline void socket_netns(struct bpf_sock_addr *ctx, const struct cgroup_info *entry,
-					 struct netns_info *now)
+static __always_inline void socket_netns(struct bpf_sock_addr *ctx, __u64 cgroup,
+					 const struct cgroup_info *entry, struct netns_info *now)
 {
 	struct net *net;
 
@@ -386,7 +380,8 @@ static __always_inline void socket_netns(struct bpf_sock_addr *ctx, const struct
 	initial_netns_learn(bpf_get_current_task());
 	remember((__u64)current_cgroup(), (__u64)net);
 	cgroup_note_uid((__u64)current_cgroup());
-	if (!cache_read(ctx, current_entry(), now)) /* full, or shared with another netns */
+	entry = bpf_map_lookup_elem(&cgroup_info_map, &cgroup);
+	if (!cache_read(ctx, entry, now)) /* full, or shared with another netns */
 		netns_read(net, now);
 	if (now->flags & NETNS_DOUBT)
 		count(STAT_DOUBT);

@@ -81,6 +81,7 @@ static __always_inline enum verdict judge(struct bpf_sock_addr *ctx, const struc
 					  struct netns_info *now, const struct endpoint *asked,
 					  bool query)
 {
+	__u64 cgroup = bpf_get_current_cgroup_id();
 	struct cgroup_info *entry;
 
 	if (!cfg || cfg->mode == NO_MODE)
@@ -88,10 +89,10 @@ static __always_inline enum verdict judge(struct bpf_sock_addr *ctx, const struc
 	if (addr_stays_here(&asked->ip) && asked->port != cfg->port[OUTBOUND])
 		return PASS_LOCAL; /* 3, or 2: both pass */
 	/* First, for in in-pod mode ztunnel's sockets are in another netns each time. */
-	entry = current_entry();
-	if (is_ztunnels(cfg, entry))
+	entry = bpf_map_lookup_elem(&cgroup_info_map, &cgroup);
+	if (is_ztunnels(cfg, cgroup, entry))
 		return ztunnel_verdict(ctx, cfg, asked); /* 2 */
-	socket_netns(ctx, entry, now);
+	socket_netns(ctx, cgroup, entry, now);
 	return verdict_of(ctx, cfg, now, asked, query);
 }
 
@@ -146,7 +147,6 @@ static __always_inline int redirect_to(struct bpf_sock_addr *ctx, const struct e
 	count(verdict);
 	if (verdict < LISTENERS)
 		return ALLOW;
-	dialled_forget(ctx);
 	given->port = 0;
 	if (verdict == REFUSE_UNREACHABLE)
 		give_unreachable(&asked->ip, given);
