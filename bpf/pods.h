@@ -1,131 +1,19 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * What onramp remembers of cgroups and pods: cgroup_info_map and pod_ips.
+ * What onramp remembers of cgroups: cgroup_info_map.
  *
  * A cgroup's entry is made by the first exec or connect() in it and goes with
- * the cgroup. While the entry lives, its home pod lives in pod_ips; the pod
- * goes with its last cgroup. Entries change by delete and insert, so that of
- * several CPUs one wins and does the counting. Verdicts never rest on the
- * counting: who finds a pod in pod_ips asks its netns whether it still holds
- * the address.
+ * the cgroup. While the entry lives, its home pod lives in pod_ips (homes.h).
+ * Entries change by delete and insert, so that of several CPUs one wins and
+ * does the counting.
  */
 #ifndef ONRAMP_PODS_H
 #define ONRAMP_PODS_H
 
+#include "homes.h"
 #include "uids.h"
 
 #define MAX_CGROUP_LEVELS 16
-
-/* Counts one more home in the pod at an address (two halves). False: full, or another's. */
-WALK int pod_take(__u64 ip0, __u64 ip1, __u64 netns, __u64 net)
-{
-	struct pod_ip fresh = { .holder = { .netns = netns, .net = net }, .cgroups = 1 };
-	union addr ip = { .half = { ip0, ip1 } };
-	struct pod_ip *pod;
-	long err;
-
-	for (int try = 0; try < 2; try++) {
-		pod = bpf_map_lookup_elem(&pod_ips, &ip);
-		if (pod && pod->holder.netns != netns)
-			return false;
-		if (pod) {
-			__sync_fetch_and_add(&pod->cgroups, 1);
-			/* Unless its last home has just taken it away. */
-			if (bpf_map_lookup_elem(&pod_ips, &ip) == pod)
-				return true;
-			continue;
-		}
-		err = bpf_map_update_elem(&pod_ips, &ip, &fresh, BPF_NOEXIST);
-		if (!err)
-			return true;
-		if (err != -EEXIST)
-			break;
-	}
-	count(STAT_PODS_FULL);
-	return false;
-}
-
-static __always_inline bool claim_stands(const struct claim *claim, const union addr *ip)
-{
-	return claim->netns && netns_holds((struct net *)claim->net, claim->netns, ip);
-}
-
-/*
- * Makes room at an address (two halves) for a pod in netns, where another has given it
- * up. False: that one holds it still. Whose it is cannot be told then, and both are kept,
- * so that neither takes the other out of the mesh.
- */
-WALK int pod_makes_room(__u64 ip0, __u64 ip1, __u64 netns, __u64 net)
-{
-	union addr ip = { .half = { ip0, ip1 } };
-	struct pod_ip *pod = bpf_map_lookup_elem(&pod_ips, &ip);
-
-	if (!pod || pod->holder.netns == netns)
-		return true;
-	if (claim_stands(&pod->holder, &ip)) {
-		if (!claim_stands(&pod->other, &ip))
-			pod->other = (struct claim){ .netns = netns, .net = net };
-		return false;
-	}
-	bpf_map_delete_elem(&pod_ips, &ip);
-	return true;
-}
-
-/*
- * Takes one home from the pod, and with its last one the pod, unless it is kept; another
- * that claims the address has it then.
- */
-WALK int pod_release(__u64 ip0, __u64 ip1, __u64 netns, bool keep)
-{
-	union addr ip = { .half = { ip0, ip1 } };
-	struct pod_ip *pod = bpf_map_lookup_elem(&pod_ips, &ip);
-
-	if (!pod || pod->holder.netns != netns)
-		return 0;
-	__sync_fetch_and_add(&pod->cgroups, -1);
-	if ((__s32)pod->cgroups > 0 || keep)
-		return 0;
-	if (!pod->other.netns)
-		return bpf_map_delete_elem(&pod_ips, &ip);
-	pod->holder = pod->other;
-	pod->other = (struct claim){};
-	pod->cgroups = 1;
-	return 0;
-}
-
-/* For both addresses of a home; those not held are zero. */
-static __always_inline void home_release(__u64 home, const union addr ip[FAMILIES], bool keep)
-{
-	if (!addr_is_zero(&ip[V4]))
-		pod_release(ip[V4].half[0], ip[V4].half[1], home, keep);
-	if (!addr_is_zero(&ip[V6]))
-		pod_release(ip[V6].half[0], ip[V6].half[1], home, keep);
-}
-
-static __always_inline bool home_takes(const union addr *ip, __u64 netns, struct net *net)
-{
-	return !addr_is_zero(ip) && pod_makes_room(ip->half[0], ip->half[1], netns, (__u64)net) &&
-	       pod_take(ip->half[0], ip->half[1], netns, (__u64)net);
-}
-
-/* The netns is the home, whether or not another holds its addresses. */
-static __always_inline void home_take(struct cgroup_info *entry, struct net *net)
-{
-	const struct netns_info *now = &entry->now;
-
-	entry->home = now->netns;
-	if (home_takes(&now->ip[V4], now->netns, net))
-		entry->home_ip[V4] = now->ip[V4];
-	if (home_takes(&now->ip[V6], now->netns, net))
-		entry->home_ip[V6] = now->ip[V6];
-}
-
-/* Whether the entry's home has all its addresses in pod_ips. */
-static __always_inline bool home_is_whole(const struct cgroup_info *entry)
-{
-	return addr_equal(&entry->home_ip[V4], &entry->now.ip[V4]) &&
-	       addr_equal(&entry->home_ip[V6], &entry->now.ip[V6]);
-}
 
 WALK int cgroup_forget(__u64 id)
 {
