@@ -138,8 +138,9 @@ $(B)/asan/onramp-zds: $(B)/onramp-zds
 		-fno-omit-frame-pointer -DVERSION='"$(VERSION)"' $(ZDS) $(BOTH) $(B)/zds.pb-c.c \
 		-o $@ -lbpf -lprotobuf-c -lmicrohttpd
 
-# Those of zds_files.c that keep files have others in their place.
-FUZZED := loader/zds_files.c loader/zds_pods.c loader/addr.c loader/uid.c $(B)/zds.pb-c.c
+# Those of zds_status.c that keep files have others in their place.
+FUZZED := $(patsubst %,loader/%.c,zds_files zds_workload zds_trust zds_lists zds_status zds_pods \
+	addr uid) $(B)/zds.pb-c.c
 FUZZ_WRAPS := status_write status_is_enabled told_write told_read
 $(B)/fuzz: vmtests/fuzz.c loader/zds_peers.c $(FUZZED) $(MADE) Makefile | setup-build-fuzz
 	$(call say,CC,$@)

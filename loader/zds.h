@@ -3,16 +3,20 @@
  * onramp-zds: tells ztunnel of pods. One process, one event loop, no threads.
  *
  *   zds.c          the command line and the loop
- *   zds_files.c    what is said of pods: DIR, and the status files
+ *   zds_files.c    DIR, where it is said of pods
+ *   zds_workload.c what such a file says
+ *   zds_trust.c    whether only root may have written it
+ *   zds_lists.c    the lists in DIR: ztunnels' pods, and those outside
+ *   zds_status.c   the files that it keeps itself: how pods are, what was told
  *   zds_bpf.c      what BPF knows of pods, and is told of them
  *   zds_cgroups.c  where a pod's processes are
  *   zds_pods.c     joins the two: how a pod joins, leaves and ends
  *   zds_peers.c    ztunnels, and what each of them has been told
  *   zds_http.c     metrics and health
  *
- * Nothing here is state: all is read again by whoever starts next. Times are in
- * milliseconds of CLOCK_MONOTONIC. Functions that return int return 0 or a negative
- * errno, unless they say otherwise.
+ * What only those of one subject share is in zds_files.h. Nothing here is state: all is
+ * read again by whoever starts next. Times are in milliseconds of CLOCK_MONOTONIC.
+ * Functions that return int return 0 or a negative errno, unless they say otherwise.
  */
 #ifndef ZDS_H
 #define ZDS_H
@@ -69,7 +73,7 @@ void log_event(const char *event, const char *format, ...) __attribute__((format
 /* One line on standard error; exit status 1. */
 void die(const char *format, ...) __attribute__((noreturn, format(printf, 1, 2)));
 
-/* zds_files.c */
+/* zds_workload.c */
 
 /* What is said of a pod. */
 struct workload {
@@ -91,6 +95,11 @@ bool workload_is_same_pod(const struct workload *one, const struct workload *oth
 /* And captured alike. */
 bool workload_is_same(const struct workload *one, const struct workload *other);
 
+/* What is said of its DNS. 0: nothing; 1: it is not captured; 2: it is. */
+int dns_of(const struct workload *workload);
+
+/* zds_files.c */
+
 /* Watches DIR, reads it once; ends the process where others than root may write to it. */
 void files_open(void);
 
@@ -103,16 +112,6 @@ unsigned int files_count(void);
 /* Whether DIR is the one in which an onramp-zds before this one had seen all pods' files. */
 bool files_are_of_same_dir(void);
 
-/* A pod's status file. NULL: removed. False: it could not be written. */
-bool status_write(const char *uid, const char *text);
-
-/* Whether it says so. */
-bool status_is_enabled(const char *uid);
-
-/* What ztunnel was told of a pod, by whichever onramp-zds: kept beside the status. */
-bool told_write(const char *uid, const struct workload *workload);
-bool told_read(const char *uid, struct workload *workload);
-
 /*
  * Whether istio-cni is being taken over, or is to take over again: DIR/.take-over is there,
  * which onramp-take-over writes.
@@ -122,8 +121,7 @@ bool files_take_over(void);
 /* Whether something has happened to DIR/outside since the last call. */
 bool files_outside_due(void);
 
-/* Calls act for each pod that has a status file. */
-void status_each(void (*act)(const union uid *uid));
+/* zds_lists.c */
 
 /* Directories of DIR: pods that are ztunnels', and that stay out of the mesh. */
 #define ZTUNNELS_LIST "ztunnels"
@@ -134,6 +132,21 @@ bool is_listed(const char *list, const char *uid);
 
 /* Calls act for each of them. */
 void listed_each(const char *list, void (*act)(const union uid *uid));
+
+/* zds_status.c */
+
+/* A pod's status file. NULL: removed. False: it could not be written. */
+bool status_write(const char *uid, const char *text);
+
+/* Whether it says so. */
+bool status_is_enabled(const char *uid);
+
+/* What ztunnel was told of a pod, by whichever onramp-zds: kept beside the status. */
+bool told_write(const char *uid, const struct workload *workload);
+bool told_read(const char *uid, struct workload *workload);
+
+/* Calls act for each pod that has a status file. */
+void status_each(void (*act)(const union uid *uid));
 
 /* zds_bpf.c */
 

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * onramp-zds: what is said of pods. DIR is read as a whole whenever something has
+ * onramp-zds: DIR, where it is said of pods. It is read as a whole whenever something has
  * happened to it. A file that was seen in this DIR and is gone, a moment later still, is
  * its pod's leaving; but if two or more are gone at once and none is left, or DIR is
  * another one, or cannot be read, nobody leaves.
  */
-#include "zds.h"
+#include "zds_files.h"
 #include <dirent.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -43,112 +43,7 @@ static bool is_noted;	 /* for the next one */
 static unsigned int file_count;
 static bool was_read;
 static unsigned int reading; /* of DIR: the latest one's number */
-static bool complained;	     /* that it cannot be read */
-
-/* As Kubernetes' names are: ztunnel takes no packet with a string that is not UTF-8. */
-static bool is_plain(const char *text)
-{
-	for (; *text; text++)
-		if (*text <= ' ' || *text > '~')
-			return false;
-	return true;
-}
-
-/* One of KEY=VALUE's. False: there is no such key, or not such a value. */
-static bool key_read(const char *key, const char *value, struct workload *workload)
-{
-	char *name = NULL;
-	bool is_true = !strcmp(value, "true"), is_bool = is_true || !strcmp(value, "false");
-
-	if (!strcmp(key, "namespace"))
-		name = workload->namespace;
-	if (!strcmp(key, "name"))
-		name = workload->name;
-	if (!strcmp(key, "service_account"))
-		name = workload->service_account;
-	if (name && (!*value || *name || strlen(value) >= MAX_NAME || !is_plain(value)))
-		return false; /* empty, said twice, too long, no name */
-	if (name) {
-		strcpy(name, value);
-		return true;
-	}
-	if (!strcmp(key, "bypass_inbound") && is_bool) {
-		workload->bypass_inbound = is_true;
-		return true;
-	}
-	if (!strcmp(key, "dns") && is_bool) {
-		workload->says_dns = true;
-		workload->dns = is_true;
-		return true;
-	}
-	if (!strcmp(key, "ip") && workload->ips < MAX_IPS) {
-		workload->ips++;
-		return addr_parse(value, &workload->ip[workload->ips - 1]);
-	}
-	return !strcmp(key, "by");
-}
-
-const char *workload_parse(char *text, struct workload *workload)
-{
-	char *line, *rest = text;
-
-	*workload = (struct workload){};
-	while ((line = strsep(&rest, "\n"))) {
-		char *value = strchr(line, '=');
-
-		if (!*line || *line == '#')
-			continue;
-		if (!value)
-			return "a line without =";
-		*value = '\0';
-		if (!key_read(line, value + 1, workload))
-			return "a key or value that is not known";
-	}
-	if (!*workload->namespace || !*workload->name || !*workload->service_account)
-		return "no namespace, name or service_account";
-	return NULL;
-}
-
-bool workload_is_same_pod(const struct workload *one, const struct workload *other)
-{
-	return !strcmp(one->namespace, other->namespace) && !strcmp(one->name, other->name) &&
-	       !strcmp(one->service_account, other->service_account);
-}
-
-static const char not_now[] = "cannot be read now";
-
-/*
- * Reads a file that only root may have written. NULL, or what is wrong with it: not_now, if
- * that may be another by and by.
- */
-static const char *file_read(int dir, const char *name, char text[MAX_FILE + 1])
-{
-	int file = openat(dir, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-	const char *wrong = NULL;
-	struct stat status;
-	ssize_t got;
-
-	if (file < 0 && (errno == ELOOP || errno == ENXIO))
-		return "no regular file";
-	if (file < 0)
-		return not_now;
-	if (fstat(file, &status) || !S_ISREG(status.st_mode))
-		wrong = "no regular file";
-	else if (status.st_uid)
-		wrong = "not root's";
-	else if ((status.st_mode & 07777) != 0600)
-		wrong = "mode is not 0600";
-	else if (status.st_size > MAX_FILE)
-		wrong = "over 4 KiB";
-	got = wrong ? 0 : read(file, text, MAX_FILE);
-	close(file);
-	if (got < 0)
-		return not_now;
-	text[got] = '\0';
-	if (!wrong && strlen(text) != (size_t)got)
-		wrong = "has a zero byte";
-	return wrong;
-}
+bool complained;
 
 static void complain(struct pod *pod, const char *what)
 {
@@ -232,45 +127,6 @@ static void cannot_read(const char *why)
 			  why);
 	complained = true;
 	read_again_in(AGAIN);
-}
-
-/* A file beside the status files, in one step or not at all. NULL: removed. */
-static bool write_beside(const char *name, const char *text)
-{
-	char new[PATH_MAX], path[PATH_MAX];
-	bool written;
-	FILE *file;
-
-	snprintf(path, sizeof(path), "%s/%s", config.status_dir, name);
-	snprintf(new, sizeof(new), "%s/.new", config.status_dir);
-	if (!text) {
-		unlink(path);
-		return true;
-	}
-	file = fopen(new, "we");
-	if (!file)
-		return false;
-	written = !fchmod(fileno(file), 0644) && fputs(text, file) >= 0;
-	if (fclose(file))
-		written = false;
-	return written && !rename(new, path);
-}
-
-/* Reads what write_beside() has written. */
-static bool read_beside(const char *name, char text[MAX_FILE + 1])
-{
-	char path[PATH_MAX];
-	ssize_t got;
-	int file;
-
-	snprintf(path, sizeof(path), "%s/%s", config.status_dir, name);
-	file = open(path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
-	if (file < 0)
-		return false;
-	got = read(file, text, MAX_FILE);
-	close(file);
-	text[got > 0 ? got : 0] = '\0';
-	return got > 0;
 }
 
 /* Zeros: it cannot be told. */
@@ -388,44 +244,6 @@ static void dir_watch(void)
 	outside_watch();
 }
 
-/* Of a directory and those above it by this name, which is changed. NULL, or what is wrong. */
-static const char *is_unsafe_here(char *path)
-{
-	static char wrong[PATH_MAX + 64];
-	struct stat status;
-	char *slash;
-
-	for (;;) {
-		if (stat(*path ? path : "/", &status))
-			return strerror(errno);
-		if (status.st_uid || status.st_mode & 022) {
-			snprintf(wrong, sizeof(wrong), "%s: others than root may write there",
-				 *path ? path : "/");
-			return wrong;
-		}
-		slash = strrchr(path, '/');
-		if (!slash)
-			return NULL;
-		*slash = '\0';
-	}
-}
-
-/*
- * Only root may write to the directory and those above it, nor lead it elsewhere by a link.
- * NULL, or what is wrong.
- */
-static const char *is_unsafe(const char *path)
-{
-	char given[PATH_MAX], real[PATH_MAX];
-	const char *wrong;
-
-	if (!realpath(path, real))
-		return strerror(errno);
-	snprintf(given, sizeof(given), "%s", path);
-	wrong = is_unsafe_here(given);
-	return wrong ? wrong : is_unsafe_here(real);
-}
-
 /* Reads all of DIR. False: not to its end. */
 static bool dir_read(int dir)
 {
@@ -533,67 +351,6 @@ void files_open(void)
 		die("%s: cannot be read", config.dir);
 }
 
-/* A neighbour of the status files, in the form of DIR's, which no one takes for one. */
-static void told_name(const char *uid, char name[UID_STRLEN + 1])
-{
-	snprintf(name, UID_STRLEN + 1, ".%s", uid);
-}
-
-bool status_write(const char *uid, const char *text)
-{
-	static bool said; /* that it cannot be done */
-	bool written;
-	char line[256];
-
-	snprintf(line, sizeof(line), "%s\n", text ? text : "");
-	written = write_beside(uid, text ? line : NULL);
-	if (!written && !said)
-		log_event("cannot-write", "dir=%s error=\"%s\"", config.status_dir,
-			  strerror(errno));
-	said = !written;
-	return written;
-}
-
-static int dns_of(const struct workload *workload)
-{
-	return workload->says_dns ? 1 + workload->dns : 0;
-}
-
-bool workload_is_same(const struct workload *one, const struct workload *other)
-{
-	return one->bypass_inbound == other->bypass_inbound && dns_of(one) == dns_of(other) &&
-	       workload_is_same_pod(one, other);
-}
-
-bool told_write(const char *uid, const struct workload *workload)
-{
-	static const char *const dns[] = { "", "dns=false\n", "dns=true\n" };
-	char text[MAX_FILE], name[UID_STRLEN + 1];
-
-	told_name(uid, name);
-	if (workload)
-		snprintf(text, sizeof(text),
-			 "namespace=%s\nname=%s\nservice_account=%s\nbypass_inbound=%s\n%s",
-			 workload->namespace, workload->name, workload->service_account,
-			 workload->bypass_inbound ? "true" : "false", dns[dns_of(workload)]);
-	return write_beside(name, workload ? text : NULL);
-}
-
-bool told_read(const char *uid, struct workload *workload)
-{
-	char text[MAX_FILE + 1], name[UID_STRLEN + 1];
-
-	told_name(uid, name);
-	return read_beside(name, text) && !workload_parse(text, workload);
-}
-
-bool status_is_enabled(const char *uid)
-{
-	char text[MAX_FILE + 1];
-
-	return read_beside(uid, text) && !strcmp(text, "enabled\n");
-}
-
 bool files_outside_due(void)
 {
 	bool due;
@@ -608,50 +365,4 @@ bool files_outside_due(void)
 bool files_take_over(void)
 {
 	return takes_over;
-}
-
-void status_each(void (*act)(const union uid *uid))
-{
-	DIR *entries = opendir(config.status_dir);
-	struct dirent *entry;
-	union uid uid;
-
-	if (!entries)
-		return;
-	while ((entry = readdir(entries)))
-		if (uid_of_file(entry->d_name, &uid))
-			act(&uid);
-	closedir(entries);
-}
-
-void listed_each(const char *list, void (*act)(const union uid *uid))
-{
-	char path[PATH_MAX];
-	struct dirent *entry;
-	union uid uid;
-	DIR *entries;
-
-	snprintf(path, sizeof(path), "%s/%s", config.dir, list);
-	entries = complained ? NULL : opendir(path);
-	if (!entries)
-		return;
-	while ((entry = readdir(entries)))
-		if (uid_of_file(entry->d_name, &uid) && is_listed(list, entry->d_name))
-			act(&uid);
-	closedir(entries);
-}
-
-bool is_listed(const char *list, const char *uid)
-{
-	char path[PATH_MAX], text[MAX_FILE + 1];
-	const char *wrong;
-	int dir;
-
-	snprintf(path, sizeof(path), "%s/%s", config.dir, list);
-	dir = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	if (dir < 0)
-		return false;
-	wrong = file_read(dir, uid, text);
-	close(dir);
-	return !wrong;
 }

@@ -213,7 +213,7 @@ int netns_visit(int netns_fd, int (*act)(void *), void *argument)
 	return 0;
 }
 
-/* In the place of those of zds_files.c: see Makefile. */
+/* In the place of those of zds_status.c: see Makefile. */
 
 static bool is_plain(const char *text)
 {
