@@ -9,14 +9,16 @@
  *   zds_lists.c    the lists in DIR: ztunnels' pods, and those outside
  *   zds_status.c   the files that it keeps itself: how pods are, what was told
  *   zds_bpf.c      what BPF knows of pods, and is told of them
+ *   zds_hooks.c    programs on cgroups: ztunnels', and for DNS
  *   zds_cgroups.c  where a pod's processes are
  *   zds_pods.c     joins the two: how a pod joins, leaves and ends
  *   zds_peers.c    ztunnels, and what each of them has been told
  *   zds_http.c     metrics and health
  *
- * What only those of one subject share is in zds_files.h. Nothing here is state: all is
- * read again by whoever starts next. Times are in milliseconds of CLOCK_MONOTONIC.
- * Functions that return int return 0 or a negative errno, unless they say otherwise.
+ * What only those of one subject share is in zds_files.h and zds_bpf.h. Nothing here is
+ * state: all is read again by whoever starts next. Times are in milliseconds of
+ * CLOCK_MONOTONIC. Functions that return int return 0 or a negative errno, unless they
+ * say otherwise.
  */
 #ifndef ZDS_H
 #define ZDS_H
@@ -178,6 +180,14 @@ int bpf_note(int netns_fd);
 int bpf_note_of(int netns_fd, const char *cgroup);
 void bpf_let_go(const char *uid);
 
+/* The cgroup that onramp is for, by its id; 0: the root. */
+__u64 bpf_root_cgroup(void);
+
+/* PIN_DIR/metrics; to be freed. */
+char *bpf_metrics(void);
+
+/* zds_hooks.c */
+
 /* Attaches, in a pod's cgroup, what captures its DNS; off: takes it away. */
 int bpf_dns(const char *uid, const char *cgroup, bool on);
 
@@ -192,12 +202,6 @@ int bpf_ztunnel_joins(const char *cgroup);
 
 /* Whether a cgroup, by its id, is one of those that are known as ztunnel's. */
 bool bpf_is_ztunnels(__u64 cgroup);
-
-/* The cgroup that onramp is for, by its id; 0: the root. */
-__u64 bpf_root_cgroup(void);
-
-/* PIN_DIR/metrics; to be freed. */
-char *bpf_metrics(void);
 
 /* zds_cgroups.c */
 

@@ -1,28 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* onramp-zds: what BPF knows of pods, and is told of them, by the maps that are pinned. */
 #include "inbound.h"
-#include "zds.h"
+#include "zds_bpf.h"
 
 #include "inbound_netns.skel.h"
 #include <bpf/bpf.h>
 #include <dirent.h>
-#include <fcntl.h>
-#include <libgen.h>
 #include <limits.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 
 #define ZDS_BITS (POD_ZDS_IN | POD_ZDS_OUT | POD_DNS | POD_NO_DNS)
 
-static struct {
-	int settings;
-	int mesh_pods;
-	int uid_netns;
-	int ztunnels;
-	int starts;
-	int stats;
-	int listeners;
-} maps;
+struct maps maps;
 
 static struct inbound_netns *skel; /* whose descriptors the template's instructions name */
 static struct inbound_template template;
@@ -73,25 +62,11 @@ static void object_open(void)
 		die("inbound: %s", strerror(errno));
 }
 
-static bool settings_read(struct settings *settings)
+bool settings_read(struct settings *settings)
 {
 	__u32 key = 0;
 
 	return !bpf_map_lookup_elem(maps.settings, &key, settings);
-}
-
-/* Also where whoever was killed before has not come to it. */
-static int ztunnels_say(void)
-{
-	struct settings settings;
-	__u32 key = 0, sum = ztunnels_sum(maps.ztunnels);
-
-	if (!settings_read(&settings))
-		return -errno;
-	if (settings.ztunnels == sum)
-		return 0;
-	settings.ztunnels = sum;
-	return bpf_map_update_elem(maps.settings, &key, &settings, BPF_EXIST) ? -errno : 0;
 }
 
 static int on_pod_event(void *context, void *data, size_t size)
@@ -308,198 +283,6 @@ bool bpf_is_served(int netns_fd)
 void bpf_let_go(const char *uid)
 {
 	inbound_detach(config.pin_dir, uid);
-}
-
-/* A program of PIN_DIR/programs, and where it is attached. */
-struct hook {
-	const char *program;
-	enum bpf_attach_type type;
-};
-
-static const struct hook ztunnels_own[] = {
-	{ "getsockopt", BPF_CGROUP_GETSOCKOPT },
-	{ "setsockopt", BPF_CGROUP_SETSOCKOPT },
-	{ "bind4", BPF_CGROUP_INET4_BIND },
-	{ "bind6", BPF_CGROUP_INET6_BIND },
-};
-
-static const struct hook of_listening = { "sock_ops", BPF_CGROUP_SOCK_OPS };
-
-/* recvmsg first: what sendmsg sends elsewhere is to come back from where it was sent. */
-static const struct hook of_dns[] = {
-	{ "recvmsg4", BPF_CGROUP_UDP4_RECVMSG },
-	{ "recvmsg6", BPF_CGROUP_UDP6_RECVMSG },
-	{ "sendmsg4", BPF_CGROUP_UDP4_SENDMSG },
-	{ "sendmsg6", BPF_CGROUP_UDP6_SENDMSG },
-};
-
-/* Where its link is pinned under a name. */
-static void hook_path(const struct hook *hook, const char *name, char path[PATH_MAX])
-{
-	snprintf(path, PATH_MAX, "%s/links/%s-%s", config.pin_dir, hook->program, name);
-}
-
-/* Attaches a program to a cgroup, in the place of the link that is pinned under the name. */
-static int hook_attach(const struct hook *hook, int cgroup, const char *name)
-{
-	char path[PATH_MAX], new[PATH_MAX];
-	int program, link, err = 0;
-
-	snprintf(path, sizeof(path), "%s/programs/%s", config.pin_dir, hook->program);
-	program = bpf_obj_get(path);
-	if (program < 0)
-		return -errno;
-	link = bpf_link_create(program, cgroup, hook->type, NULL);
-	if (link < 0)
-		err = -errno;
-	close(program);
-	if (err)
-		return err;
-	hook_path(hook, name, path);
-	snprintf(new, sizeof(new), "%s/links/new-zds", config.pin_dir);
-	unlink(new); /* of one that was killed */
-	if (bpf_obj_pin(link, new) || rename(new, path))
-		err = -errno;
-	close(link);
-	return err;
-}
-
-static bool is_attached(const struct hook *hook, __u64 cgroup, const char *name)
-{
-	struct bpf_link_info info = {};
-	__u32 size = sizeof(info);
-	char path[PATH_MAX];
-	int link;
-
-	hook_path(hook, name, path);
-	link = bpf_obj_get(path);
-	if (link < 0)
-		return false;
-	bpf_obj_get_info_by_fd(link, &info, &size);
-	close(link);
-	return info.cgroup.cgroup_id == cgroup;
-}
-
-static int hook_detach(const struct hook *hook, const char *name)
-{
-	char path[PATH_MAX];
-
-	hook_path(hook, name, path);
-	return unlink(path) && errno != ENOENT ? -errno : 0;
-}
-
-/* All of them, on a cgroup. */
-static int hooks_attach(const struct hook *hooks, size_t count, const char *cgroup,
-			const char *name)
-{
-	int directory = open(cgroup, O_RDONLY | O_DIRECTORY | O_CLOEXEC), err = 0;
-	struct stat status;
-
-	if (directory < 0)
-		return -errno;
-	if (fstat(directory, &status))
-		err = -errno;
-	for (size_t i = 0; i < count && !err; i++)
-		if (!is_attached(&hooks[i], status.st_ino, name))
-			err = hook_attach(&hooks[i], directory, name);
-	close(directory);
-	return err;
-}
-
-int bpf_dns(const char *uid, const char *cgroup, bool on)
-{
-	/* Where it is captured for all, these programs find nothing left to do, or to undo. */
-	if (on && cgroup)
-		return hooks_attach(of_dns, sizeof(of_dns) / sizeof(*of_dns), cgroup, uid);
-	for (size_t i = sizeof(of_dns) / sizeof(*of_dns); i-- > 0;) hook_detach(&of_dns[i], uid);
-	return 0;
-}
-
-/* The lowest place that no ztunnel has; ZTUNNELS: there is none. */
-static __u32 place_free(void)
-{
-	bool taken[ZTUNNELS] = {};
-	__u64 id, *last = NULL;
-	struct ztunnel known;
-	__u32 place = 0;
-
-	for (; !bpf_map_get_next_key(maps.ztunnels, last, &id); last = &id)
-		if (!bpf_map_lookup_elem(maps.ztunnels, &id, &known) && known.place < ZTUNNELS)
-			taken[known.place] = true;
-	while (place < ZTUNNELS && taken[place]) place++;
-	return place;
-}
-
-static int ztunnel_joins(const char *cgroup)
-{
-	struct ztunnel ztunnel = {};
-	struct stat status;
-	__u64 id, never = 0;
-	char name[16];
-	int err;
-
-	if (stat(cgroup, &status))
-		return -errno;
-	id = status.st_ino;
-	if (bpf_map_lookup_elem(maps.ztunnels, &id, &ztunnel))
-		ztunnel.place = place_free();
-	if (ztunnel.place >= ZTUNNELS)
-		return -EUSERS;
-	/* First what makes its binds harmless, then that it passes. */
-	snprintf(name, sizeof(name), "%u", ztunnel.place);
-	err = hooks_attach(ztunnels_own, sizeof(ztunnels_own) / sizeof(*ztunnels_own), cgroup,
-			   name);
-	if (err)
-		return err;
-	if (!bpf_is_ztunnels(id)) {
-		bpf_map_update_elem(maps.starts, &ztunnel.place, &never, BPF_ANY);
-		if (bpf_map_update_elem(maps.ztunnels, &id, &ztunnel, BPF_NOEXIST))
-			return -errno;
-	}
-	return ztunnels_say();
-}
-
-/* Without a loader's lock: a load may take a second, and what it renews does the same. */
-int bpf_listening_noted(const char *cgroup, bool noted)
-{
-	struct ztunnel ztunnel;
-	struct stat status;
-	char place[16];
-	__u64 id;
-
-	if (stat(cgroup, &status))
-		return -errno;
-	id = status.st_ino;
-	if (bpf_map_lookup_elem(maps.ztunnels, &id, &ztunnel))
-		return -errno;
-	snprintf(place, sizeof(place), "%u", ztunnel.place);
-	if (noted)
-		return hooks_attach(&of_listening, 1, cgroup, place);
-	return hook_detach(&of_listening, place);
-}
-
-/* Not while a loader is at work, which gives places too: as it does, by the directory. */
-int bpf_ztunnel_joins(const char *cgroup)
-{
-	char *copy = strdup(config.pin_dir);
-	int directory, err;
-
-	if (!copy)
-		return -ENOMEM;
-	directory = open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	free(copy);
-	if (directory < 0)
-		return -errno;
-	err = flock(directory, LOCK_EX | LOCK_NB) ? -errno : ztunnel_joins(cgroup);
-	close(directory);
-	return err;
-}
-
-bool bpf_is_ztunnels(__u64 cgroup)
-{
-	struct ztunnel ztunnel;
-
-	return !bpf_map_lookup_elem(maps.ztunnels, &cgroup, &ztunnel);
 }
 
 __u64 bpf_root_cgroup(void)

@@ -65,7 +65,7 @@ int main(int argc, char **argv)
 	if (!strcmp(argv[3], "detach") && argc == 5) {
 		result = inbound_detach(argv[2], argv[4]);
 	} else if (!strcmp(argv[3], "note") && argc == 6) {
-		/* As loader/zds_bpf.c does, which is no part of this. */
+		/* As loader/zds_hooks.c does, which is no part of this. */
 		snprintf(pin, sizeof(pin), "links/sock_ops-%s", argv[4]);
 		result = attach(argv[2], "sock_ops", BPF_CGROUP_SOCK_OPS, argv[5], pin);
 	} else if (!strcmp(argv[3], "alone") && argc == 6) {

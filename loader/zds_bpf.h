@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* What zds_bpf.c and zds_hooks.c share: the maps that are pinned. */
+#ifndef ZDS_BPF_H
+#define ZDS_BPF_H
+
+#include "zds.h"
+
+/* zds_bpf.c */
+
+/* A descriptor of each, from bpf_open() on. */
+struct maps {
+	int settings;
+	int mesh_pods;
+	int uid_netns;
+	int ztunnels;
+	int starts;
+	int stats;
+	int listeners;
+};
+extern struct maps maps;
+
+/* False, and errno: they cannot be read. */
+bool settings_read(struct settings *settings);
+
+#endif
