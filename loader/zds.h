@@ -11,14 +11,16 @@
  *   zds_bpf.c      what BPF knows of pods, and is told of them
  *   zds_hooks.c    programs on cgroups: ztunnels', and for DNS
  *   zds_cgroups.c  where a pod's processes are
- *   zds_pods.c     joins the two: how a pod joins, leaves and ends
+ *   zds_pods.c     the list of pods, and what events and answers say of one
+ *   zds_join.c     joins what is said and what BPF knows: how a pod joins, leaves and ends
+ *   zds_recall.c   pods of which no file says that they join: from before, and outside
  *   zds_peers.c    ztunnels, and what each of them has been told
  *   zds_http.c     metrics and health
  *
- * What only those of one subject share is in zds_files.h and zds_bpf.h. Nothing here is
- * state: all is read again by whoever starts next. Times are in milliseconds of
- * CLOCK_MONOTONIC. Functions that return int return 0 or a negative errno, unless they
- * say otherwise.
+ * What only those of one subject share is in zds_files.h, zds_bpf.h and zds_pods.h.
+ * Nothing here is state: all is read again by whoever starts next. Times are in
+ * milliseconds of CLOCK_MONOTONIC. Functions that return int return 0 or a negative
+ * errno, unless they say otherwise.
  */
 #ifndef ZDS_H
 #define ZDS_H
@@ -276,21 +278,6 @@ struct pod *pod_of(const union uid *uid);
 /* It ran once, and is no more: it has no cgroup. */
 bool pod_has_ended(const struct pod *pod);
 
-/* Does what can be done for pods to which something has happened; each second, for all. */
-void pods_step(void);
-
-/*
- * Goes through all of which something is known, by status files and BPF: after a start,
- * or lost events.
- */
-void pods_recall(void);
-
-/*
- * OUT for pods that stay out of the mesh, as DIR/outside says, so that a strict onramp
- * knows them; each for as long as it lives, or until it joins.
- */
-void outside_step(void);
-
 /* It has a netns, in which pid is; or has none any more. */
 void pod_appeared(const union uid *uid, pid_t pid);
 void pod_ended(const union uid *uid);
@@ -308,6 +295,25 @@ struct pod_counts {
 	unsigned long late;
 };
 extern struct pod_counts pod_counts;
+
+/* zds_join.c */
+
+/* Does what can be done for pods to which something has happened; each second, for all. */
+void pods_step(void);
+
+/* zds_recall.c */
+
+/*
+ * Goes through all of which something is known, by status files and BPF: after a start,
+ * or lost events.
+ */
+void pods_recall(void);
+
+/*
+ * OUT for pods that stay out of the mesh, as DIR/outside says, so that a strict onramp
+ * knows them; each for as long as it lives, or until it joins.
+ */
+void outside_step(void);
 
 /* zds_peers.c */
 
