@@ -140,9 +140,9 @@ $(B)/asan/onramp-zds: $(B)/onramp-zds
 
 # Those of zds_status.c that keep files have others in their place.
 FUZZED := $(patsubst %,loader/%.c,zds_files zds_workload zds_trust zds_lists zds_status zds_pods \
-	zds_join zds_recall addr uid) $(B)/zds.pb-c.c
+	zds_join zds_recall zds_peers addr uid) $(B)/zds.pb-c.c
 FUZZ_WRAPS := status_write status_is_enabled told_write told_read
-$(B)/fuzz: vmtests/fuzz.c loader/zds_peers.c $(FUZZED) $(MADE) Makefile | setup-build-fuzz
+$(B)/fuzz: vmtests/fuzz.c loader/zds_messages.c loader/zds_socket.c $(FUZZED) $(MADE) Makefile | setup-build-fuzz
 	$(call say,CC,$@)
 	$(Q)$(CLANG) $(CFLAGS) -DVERSION='"$(VERSION)"' -fsanitize=fuzzer,address,undefined \
 		-fno-sanitize-recover=all $(addprefix -Wl$(comma)--wrap=,$(FUZZ_WRAPS)) \

@@ -14,12 +14,14 @@
  *   zds_pods.c     the list of pods, and what events and answers say of one
  *   zds_join.c     joins what is said and what BPF knows: how a pod joins, leaves and ends
  *   zds_recall.c   pods of which no file says that they join: from before, and outside
- *   zds_peers.c    ztunnels, and what each of them has been told
+ *   zds_peers.c    ztunnels, and what each of them is told next
+ *   zds_messages.c the messages to and from them
+ *   zds_socket.c   the socket that they dial, whose it is, and who is let in
  *   zds_http.c     metrics and health
  *
- * What only those of one subject share is in zds_files.h, zds_bpf.h and zds_pods.h.
- * Nothing here is state: all is read again by whoever starts next. Times are in
- * milliseconds of CLOCK_MONOTONIC. Functions that return int return 0 or a negative
+ * What only those of one subject share is in zds_files.h, zds_bpf.h, zds_pods.h and
+ * zds_peers.h. Nothing here is state: all is read again by whoever starts next. Times are
+ * in milliseconds of CLOCK_MONOTONIC. Functions that return int return 0 or a negative
  * errno, unless they say otherwise.
  */
 #ifndef ZDS_H
@@ -317,8 +319,6 @@ void outside_step(void);
 
 /* zds_peers.c */
 
-/* Binds the socket, or stands by. */
-void peers_open(void);
 void peers_tick(void);
 
 /* Tells each ztunnel what it is to be told next. */
@@ -328,12 +328,7 @@ void peers_tell(void);
 int peer_newest(void);
 const char *peer_cgroup(int peer);
 
-/* A pod that may be a ztunnel's has a netns. */
-void ztunnel_appeared(const union uid *uid);
-
-bool peers_stand_by(void); /* the socket is another's that answers */
-bool peers_serve(void);	   /* it is that, or ours */
-bool peers_any(void);	   /* a ztunnel is connected, and has its snapshot */
+bool peers_any(void); /* a ztunnel is connected, and has its snapshot */
 
 struct peer_counts {
 	unsigned long acks;
@@ -343,6 +338,17 @@ struct peer_counts {
 	unsigned long dropped;
 };
 extern struct peer_counts peer_counts;
+
+/* zds_socket.c */
+
+/* Binds the socket, or stands by. */
+void peers_open(void);
+
+/* A pod that may be a ztunnel's has a netns. */
+void ztunnel_appeared(const union uid *uid);
+
+bool peers_stand_by(void); /* the socket is another's that answers */
+bool peers_serve(void);	   /* it is that, or ours */
 
 /* zds_http.c */
 

@@ -10,7 +10,8 @@
  * the steps say, pods and their netns are made up; the packets and descriptors are real.
  * FUZZ_LOG=1 build/fuzz FILE tells what happens.
  */
-#include "../loader/zds_peers.c"
+#include "../loader/zds_messages.c"
+#include "../loader/zds_socket.c"
 
 #include "../loader/netns.h"
 #include <assert.h>
