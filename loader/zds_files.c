@@ -254,7 +254,9 @@ static bool dir_read(int dir)
 	int err;
 
 	if (!entries) {
+		err = errno;
 		close(dir);
+		errno = err;
 		return false;
 	}
 	reading++;

@@ -99,6 +99,7 @@ static bool tell_pod(struct peer *peer, struct pod *pod)
 	int number = peer - peers;
 	enum told by = pod->by[number];
 	bool is_due = now() >= pod->retry[number], is_held = now() < pod->held_until;
+	bool may_add;
 
 	if (!is_due && (by == TO_GO || by == NACKED))
 		wake_in(pod->retry[number] - now());
@@ -106,15 +107,15 @@ static bool tell_pod(struct peer *peer, struct pod *pod)
 		tell_del(peer, pod);
 		return true;
 	}
-	if (pod->is_tellable && !is_held && (by == UNTOLD || by == KEPT || by == NACKED) &&
-	    (is_due || !pod->nacks[number])) {
-		if (!heed(peer))
-			return false;
+	may_add = pod->is_tellable && !is_held && (by == UNTOLD || by == KEPT || by == NACKED) &&
+		  (is_due || !pod->nacks[number]);
+	if (may_add && heed(peer)) {
 		tell_add(peer, pod);
 		return true;
 	}
+	/* What is not named by the snapshot is let go of: so also what cannot be added yet. */
 	if (!peer->has_snapshot && by == UNTOLD && pod->is_said && pod->is_there &&
-	    (!pod->is_tellable || is_held)) {
+	    (!pod->is_tellable || is_held || may_add)) {
 		tell_keep(peer, pod);
 		return true;
 	}

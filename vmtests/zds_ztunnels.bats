@@ -172,6 +172,28 @@ netns_of() { # NAME
 	is "$(all_told second)" "add pod, keep other, snapshot, add other, add third"
 }
 
+@test "Keep where sockops cannot be attached, before the snapshot; Add as soon as it can" {
+	workload pod
+	peer first zt hello serve
+	enabled pod
+	retry 300 noted 0
+	zds_kill
+	peers_end zt
+	mv "$PIN/programs/sock_ops" "$PIN/programs/away"
+	zds_up
+	peer second zt hello all "until=$WORK/go-on" serve
+	told second "^snapshot"
+	is "$(all_told second)" "keep pod, snapshot"
+	logged "^event=cannot-note pid=[0-9]+ error=\"No such file or directory\"$"
+	is "$(status pod)" enabled
+	: >"$WORK/go-on"
+	mv "$PIN/programs/away" "$PIN/programs/sock_ops"
+	uid_of pod
+	told second "^add $uid "
+	is "$(all_told second)" "keep pod, snapshot, add pod"
+	is "$(status pod)" enabled
+}
+
 @test "what has dialled as a pod's is ztunnel's as soon as its pod is said to be" {
 	local before uid
 	before=$(connects passed ztunnel)
