@@ -49,7 +49,7 @@ static __always_inline bool lead_to(struct bpf_sk_lookup *ctx, __u64 net, enum l
 		key.place = next_place(before);
 		if (key.place >= ZTUNNELS)
 			break;
-		if (lead(ctx, &key))
+		if (lead(ctx, &key, 0))
 			return true;
 		before = start_of(key.place);
 	}

@@ -19,16 +19,19 @@ static __always_inline bool is_redirected(struct bpf_sk_lookup *ctx)
 		 (ctx->remote_ip6[3] ^ bpf_htonl(1)));
 }
 
-/* Row 0, for the newest ztunnel. False: the table is to decide. */
+/*
+ * Row 0, for the newest ztunnel, which listens on what was dialled: without a look at the
+ * settings, for in node mode there is no such connection. False: the table is to decide.
+ */
 static __always_inline bool is_led(struct bpf_sk_lookup *ctx)
 {
-	struct listener_key key = { .net = inbound.net, .listener = OUTBOUND };
-	const struct settings *cfg = current_settings();
+	struct listener_key key = {
+		.net = inbound.net,
+		.listener = OUTBOUND,
+		.place = newest_place(~0ULL),
+	};
 
-	if (!cfg || cfg->mode != IN_POD_MODE || ctx->local_port != cfg->port[OUTBOUND])
-		return false;
-	key.place = newest_place(~0ULL);
-	return key.place < ZTUNNELS && lead(ctx, &key);
+	return key.place < ZTUNNELS && lead(ctx, &key, ctx->local_port);
 }
 
 SEC("sk_lookup")

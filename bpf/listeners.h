@@ -83,15 +83,17 @@ WALK __u32 next_place(__u64 before)
 	return newest_place(before);
 }
 
-/* Leads to the listener there. False: there is none. */
-static __always_inline bool lead(struct bpf_sk_lookup *ctx, const struct listener_key *key)
+/* Leads to the listener there. False: there is none, or on another port (0: whichever). */
+static __always_inline bool lead(struct bpf_sk_lookup *ctx, const struct listener_key *key,
+				 __u32 port)
 {
 	struct bpf_sock *sk = bpf_map_lookup_elem(&listeners, key);
-	long err;
+	long err = -1;
 
 	if (!sk)
 		return false;
-	err = bpf_sk_assign(ctx, sk, BPF_SK_LOOKUP_F_NO_REUSEPORT);
+	if (!port || sk->src_port == port)
+		err = bpf_sk_assign(ctx, sk, BPF_SK_LOOKUP_F_NO_REUSEPORT);
 	bpf_sk_release(sk);
 	return !err;
 }

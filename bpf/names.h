@@ -98,10 +98,12 @@ static __always_inline bool accepted_keep(struct bpf_sock_addr *ctx, const union
 /* Of the context's socket's pod, in the family of ip, which it takes the place of. */
 static __always_inline void pod_addr_show(struct bpf_sock_addr *ctx, bool v4, const union addr *ip)
 {
+	__u64 net = (__u64)socket_net(ctx);
 	struct netns_info now = {};
 	union addr own;
 
-	netns_know(socket_net(ctx), &now);
+	if (!netns_cached(&net, &now) || !socket_is_in(ctx, &now))
+		netns_know((struct net *)net, &now);
 	own = now.ip[addr_family(ip)];
 	if (!addr_is_zero(&own) && (!v4 || addr_is_v4(&own)))
 		name_write(ctx, v4, &own);

@@ -183,17 +183,19 @@ static __always_inline bool socket_is_in(struct bpf_sock_addr *ctx, const struct
 	return netns_same(socket_net(ctx), info);
 }
 
-/* The netns' entry in netns_cache, if it is of the netns as it is now. */
-static __always_inline bool netns_cached(struct net *net, struct netns_info *now)
+/*
+ * The entry in netns_cache of the netns at *net, which may have changed since. False: there
+ * is none.
+ */
+static __always_inline bool netns_cached(const __u64 *net, struct netns_info *now)
 {
-	__u64 key = (__u64)net;
-	struct netns_info *cached = bpf_map_lookup_elem(&netns_cache, &key);
+	struct netns_info *cached = bpf_map_lookup_elem(&netns_cache, net);
 
 	if (!cached)
 		return false;
 	*now = *cached;
 	barrier(); /* looked at again: it may be another netns' by now */
-	return cached->netns == now->netns && netns_same(net, now);
+	return cached->netns == now->netns;
 }
 
 /* Fills now, which must be zeroed, with a netns, whoever asks. */
@@ -201,7 +203,7 @@ static __always_inline void netns_know(struct net *net, struct netns_info *now)
 {
 	__u64 key = (__u64)net;
 
-	if (netns_cached(net, now))
+	if (netns_cached(&key, now) && netns_same(net, now))
 		return;
 	netns_read(net, now);
 	bpf_map_update_elem(&netns_cache, &key, now, BPF_ANY);

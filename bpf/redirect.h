@@ -19,7 +19,6 @@ enum hook { CONNECT, SENDMSG };
 #define SOL_SOCKET 1
 #define SO_BINDTODEVICE 25
 
-/* Read each time: to keep it would take room on the stack, of which there is none. */
 static __always_inline bool is_tcp(const volatile struct bpf_sock_addr *ctx, enum hook hook)
 {
 	return hook == CONNECT && ctx->type == SOCK_STREAM && ctx->protocol == IPPROTO_TCP;
@@ -99,12 +98,11 @@ static __always_inline enum verdict judge(struct bpf_sock_addr *ctx, const struc
 /* The third. */
 static __always_inline bool carry(struct bpf_sock_addr *ctx, const struct settings *cfg,
 				  enum verdict verdict, const struct netns_info *now,
-				  const struct endpoint *asked, struct endpoint *given,
-				  enum hook hook)
+				  const struct endpoint *asked, struct endpoint *given, bool tcp)
 {
 	enum listener listener = (enum listener)verdict;
 
-	if (is_tcp(ctx, hook) && !unbind_device(ctx) && cfg->mode == IN_POD_MODE)
+	if (tcp && !unbind_device(ctx) && cfg->mode == IN_POD_MODE)
 		return false; /* it would be sent, and never get an answer */
 	if (cfg->mode == IN_POD_MODE)
 		return in_pod_carry(ctx, cfg, listener, now, asked, given);
@@ -127,20 +125,21 @@ static __always_inline int redirect_to(struct bpf_sock_addr *ctx, const struct e
 				       struct endpoint *given, enum hook hook)
 {
 	const struct settings *cfg = current_settings();
+	bool tcp = is_tcp(ctx, hook);
 	struct netns_info now = {};
 	enum verdict verdict;
 
-	if (!is_tcp(ctx, hook) && !is_query(ctx, asked->port))
+	if (!tcp && !is_query(ctx, asked->port))
 		return ALLOW;
-	if (is_tcp(ctx, hook) && dialled_just_now(ctx, asked))
+	if (tcp && dialled_just_now(ctx, asked))
 		return ALLOW;
-	verdict = judge(ctx, cfg, &now, asked, !is_tcp(ctx, hook));
+	verdict = judge(ctx, cfg, &now, asked, !tcp);
 	if (verdict == TO_DNS && cfg && dns_is_off(ctx, cfg))
 		verdict = TO_OUTBOUND; /* 4: then 6 */
-	if (verdict < LISTENERS && cfg && (is_tcp(ctx, hook) || verdict == TO_DNS) &&
-	    !carry(ctx, cfg, verdict, &now, asked, given, hook))
+	if (verdict < LISTENERS && cfg && (tcp || verdict == TO_DNS) &&
+	    !carry(ctx, cfg, verdict, &now, asked, given, tcp))
 		verdict = REFUSE_FAILED;
-	if (!is_tcp(ctx, hook)) {
+	if (!tcp) {
 		count_query(verdict);
 		return verdict < LISTENERS || verdict >= PASS_NO_ZTUNNEL ? ALLOW : REFUSE;
 	}

@@ -120,28 +120,37 @@ WALK __u64 name_uid(__u64 name, __u32 half)
 #define MAX_DEPTH 256 /* a pod may make cgroups as deep as it likes */
 #define TOO_DEEP 1
 
-static __always_inline bool is_roots(struct cgroup *cgroup)
+/* Whether it is root's, and named as a pod's. */
+WALK int is_pods_cgroup(__u64 number)
 {
+	struct cgroup *cgroup = (void *)number;
 	struct kernfs_iattrs *attributes = BPF_CORE_READ(cgroup, kn, iattr);
 
-	return !attributes || !BPF_CORE_READ(attributes, ia_uid.val);
+	if (attributes && BPF_CORE_READ(attributes, ia_uid.val))
+		return false;
+	return name_uid((__u64)BPF_CORE_READ(cgroup, kn, name), 0) != 0;
+}
+
+/* 0: it is the root. */
+WALK __u64 cgroup_above(__u64 number)
+{
+	return (__u64)BPF_CORE_READ((struct cgroup *)number, self.parent, cgroup);
 }
 
 /* The topmost cgroup below -c that is root's and named as a pod's; 0: none, or TOO_DEEP. */
-WALK __u64 pod_cgroup(__u64 number)
+WALK __u64 pod_cgroup(__u64 cgroup)
 {
 	const struct settings *cfg = current_settings();
-	struct cgroup *cgroup = (void *)number;
 	__u64 top = cfg ? cfg->root_cgroup : 0, found = 0;
 
 	for (int i = 0; i < MAX_DEPTH; i++) {
-		if (BPF_CORE_READ(cgroup, kn, id) == top)
+		if (BPF_CORE_READ((struct cgroup *)cgroup, kn, id) == top)
 			return found;
-		if (!BPF_CORE_READ(cgroup, level))
+		if (is_pods_cgroup(cgroup))
+			found = cgroup;
+		cgroup = cgroup_above(cgroup);
+		if (!cgroup)
 			return top ? 0 : found; /* it is not below -c */
-		if (name_uid((__u64)BPF_CORE_READ(cgroup, kn, name), 0) && is_roots(cgroup))
-			found = (__u64)cgroup;
-		cgroup = BPF_CORE_READ(cgroup, self.parent, cgroup);
 	}
 	return TOO_DEEP;
 }

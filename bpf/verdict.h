@@ -95,13 +95,20 @@ static __always_inline bool captures_dns(const struct settings *cfg, __u32 word)
 	return cfg->flags & DNS_CAPTURE;
 }
 
-/* A ztunnel's netns: one that a loader ran in, in node mode. */
-static __always_inline bool netns_is_ztunnels(const struct settings *cfg, __u64 netns)
+WALK int is_loaders_netns(__u64 netns)
 {
-	for (int i = 0; i < ZTUNNELS; i++)
+	const struct settings *cfg = current_settings();
+
+	for (int i = 0; cfg && i < ZTUNNELS; i++)
 		if (cfg->netns[i] && cfg->netns[i] == netns)
 			return true;
 	return false;
+}
+
+/* A ztunnel's netns: one that a loader ran in, in node mode. The first is the newest. */
+static __always_inline bool netns_is_ztunnels(const struct settings *cfg, __u64 netns)
+{
+	return cfg->netns[0] && is_loaders_netns(netns);
 }
 
 /* Whether ip is an address of the context's socket's netns, which is now. */
@@ -140,10 +147,11 @@ WALK int is_local_enrolled_pod(__u64 ip0, __u64 ip1)
 	const struct settings *cfg = current_settings();
 	enum family family = addr_family(&ip);
 
-	if (!pod || !cfg || netns_is_ztunnels(cfg, pod->holder.netns) ||
-	    addr_equal(&ip, &cfg->ztunnel[family]))
+	if (!pod || !cfg || addr_equal(&ip, &cfg->ztunnel[family]))
 		return false;
 	if ((cfg->next_cgroup || cfg->next_netns) && addr_equal(&ip, &cfg->next[family]))
+		return false;
+	if (netns_is_ztunnels(cfg, pod->holder.netns))
 		return false;
 	return is_enrolled_there(pod->holder.net, pod->holder.netns, ip0, ip1) ||
 	       is_enrolled_there(pod->other.net, pod->other.netns, ip0, ip1);
