@@ -112,6 +112,7 @@ teardown_file() {
 
 @test "each line of the attacker's table is a test, and one of make guards'" {
 	rows=0
+	"$ROOT/vmtests/guards" --check
 	"$ROOT/vmtests/guards" --list >"$BATS_TEST_TMPDIR/guards"
 	while IFS='|' read -r _ _ _ _ test _; do
 		suite=${test#*\`} suite=${suite%%\`*} name=${test#*: } name=${name% }
