@@ -17,8 +17,10 @@ bool write_beside(const char *name, const char *text)
 
 	snprintf(path, sizeof(path), "%s/%s", config.status_dir, name);
 	snprintf(new, sizeof(new), "%s/.new", config.status_dir);
-	if (!text)
-		return !unlink(path) || errno == ENOENT;
+	if (!text) {
+		unlink(path);
+		return true;
+	}
 	file = fopen(new, "we");
 	if (!file)
 		return false;
