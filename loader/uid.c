@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 #include "uid.h"
 #include <ctype.h>
+#include <dirent.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -64,4 +65,18 @@ bool uid_of_cgroup(const char *name, union uid *uid)
 	    (is_uid(name + 3, '-', "", uid) || is_uid(name + 3, 0, "", uid)))
 		return true;
 	return is_slice(name, UID_STRLEN - 1, '_', uid) || is_slice(name, 32, 0, uid);
+}
+
+void uid_each_file(const char *directory, void (*act)(const union uid *uid))
+{
+	DIR *entries = opendir(directory);
+	struct dirent *entry;
+	union uid uid;
+
+	if (!entries)
+		return;
+	while ((entry = readdir(entries)))
+		if (uid_of_file(entry->d_name, &uid))
+			act(&uid);
+	closedir(entries);
 }

@@ -19,6 +19,9 @@ void uid_write(const union uid *uid, char text[UID_STRLEN]);
 /* Whether a name is a UID in its one form: a file's in onramp-zds' directory, a pin's. */
 bool uid_of_file(const char *name, union uid *uid);
 
+/* Calls act for each file of such a name there; a directory that cannot be read has none. */
+void uid_each_file(const char *directory, void (*act)(const union uid *uid));
+
 /* Whether a cgroup's name is a pod's: as bpf/uids.h has it. */
 bool uid_of_cgroup(const char *name, union uid *uid);
 

@@ -280,6 +280,9 @@ struct pod *pod_of(const union uid *uid);
 /* It ran once, and is no more: it has no cgroup. */
 bool pod_has_ended(const struct pod *pod);
 
+/* As its file says, from now on, ztunnels are told of it. */
+void told_is_said(struct pod *pod);
+
 /* It has a netns, in which pid is; or has none any more. */
 void pod_appeared(const union uid *uid, pid_t pid);
 void pod_ended(const union uid *uid);

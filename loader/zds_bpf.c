@@ -5,7 +5,6 @@
 
 #include "inbound_netns.skel.h"
 #include <bpf/bpf.h>
-#include <dirent.h>
 #include <limits.h>
 #include <sys/stat.h>
 
@@ -206,20 +205,12 @@ void bpf_each(void (*act)(const union uid *uid))
 {
 	union uid uid, *last = NULL;
 	char path[PATH_MAX];
-	struct dirent *entry;
-	DIR *pins;
 
 	for (; !bpf_map_get_next_key(maps.mesh_pods, last, &uid); last = &uid)
 		if (bpf_rule(&uid))
 			act(&uid);
 	snprintf(path, sizeof(path), "%s/inbound", config.pin_dir);
-	pins = opendir(path);
-	if (!pins)
-		return;
-	while ((entry = readdir(pins)))
-		if (uid_of_file(entry->d_name, &uid))
-			act(&uid);
-	closedir(pins);
+	uid_each_file(path, act);
 }
 
 bool bpf_is_led(const char *uid, int netns_fd)

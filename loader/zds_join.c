@@ -290,10 +290,8 @@ static void step(struct pod *pod)
 		enable(pod);
 	}
 	if (*pod->told.name && workload_is_same_pod(&pod->told, &pod->said) &&
-	    (!pod->has_told || !workload_is_same(&pod->told, &pod->said))) {
-		pod->told = pod->said; /* for one who finds no file any more */
-		pod->has_told = told_write(pod->text, &pod->told);
-	}
+	    (!pod->has_told || !workload_is_same(&pod->told, &pod->said)))
+		told_is_said(pod); /* for one who finds no file any more */
 	if (*pod->told.name && !workload_is_same_pod(&pod->told, &pod->said))
 		pend(pod, "identity-changed");
 	else if (pod->is_enabled)
@@ -318,10 +316,8 @@ static void step_beside(struct pod *pod)
 		netns_close(pod);
 	else if (pod->is_said && *pod->said.name && netns_find(pod, netns) &&
 		 (pod->is_enabled || bpf_is_served(pod->netns_fd)) && lead(pod) && rule(pod)) {
-		if (!*pod->told.name) {
-			pod->told = pod->said;
-			pod->has_told = told_write(pod->text, &pod->told);
-		}
+		if (!*pod->told.name)
+			told_is_said(pod);
 		enable(pod);
 	}
 }

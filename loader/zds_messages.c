@@ -141,10 +141,8 @@ void tell_add(struct peer *peer, struct pod *pod)
 	Zds__Identity identity = ZDS__IDENTITY__INIT;
 	Zds__Add add = ZDS__ADD__INIT;
 
-	if (!*pod->told.name) {
-		pod->told = pod->said;
-		pod->has_told = told_write(pod->text, &pod->told);
-	}
+	if (!*pod->told.name)
+		told_is_said(pod);
 	identity.name = pod->told.name;
 	identity.namespace_ = pod->told.namespace;
 	identity.service_account = pod->told.service_account;

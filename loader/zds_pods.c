@@ -61,6 +61,12 @@ void pod_to_the_end(struct pod *pod)
 	pod->next = NULL;
 }
 
+void told_is_said(struct pod *pod)
+{
+	pod->told = pod->said;
+	pod->has_told = told_write(pod->text, &pod->told);
+}
+
 void pod_appeared(const union uid *uid, pid_t pid)
 {
 	struct pod *pod = pod_find(uid);

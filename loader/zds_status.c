@@ -4,7 +4,6 @@
  * ztunnel was told of it, and which DIR that was by.
  */
 #include "zds_files.h"
-#include <dirent.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <sys/stat.h>
@@ -98,14 +97,5 @@ bool status_is_enabled(const char *uid)
 
 void status_each(void (*act)(const union uid *uid))
 {
-	DIR *entries = opendir(config.status_dir);
-	struct dirent *entry;
-	union uid uid;
-
-	if (!entries)
-		return;
-	while ((entry = readdir(entries)))
-		if (uid_of_file(entry->d_name, &uid))
-			act(&uid);
-	closedir(entries);
+	uid_each_file(config.status_dir, act);
 }
