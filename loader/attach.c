@@ -125,7 +125,11 @@ static struct bpf_link_info link_info(int link)
 /* The link runs this program from now on, without a moment in between. */
 static int renew(int link, const struct bpf_program *program)
 {
-	undo_program(link, bpf_prog_get_fd_by_id(link_info(link).prog_id));
+	int old = bpf_prog_get_fd_by_id(link_info(link).prog_id);
+
+	if (old < 0 && errno != EPERM) /* that takes CAP_SYS_ADMIN: it is not put back */
+		return -1;
+	undo_program(link, old);
 	return bpf_link_update(link, bpf_program__fd(program), NULL);
 }
 
@@ -137,8 +141,8 @@ static int replace(struct bpf_link *link, const char *path)
 	if (!link)
 		return -1;
 	unlink(new); /* of a loader that was killed */
-	undo_pin(new, -1);
-	undo_pin(path, bpf_obj_get(path));
+	undo_pin(new);
+	undo_pin(path);
 	if (bpf_link__pin(link, new))
 		return -1;
 	return rename(new, path);
@@ -172,7 +176,7 @@ static struct bpf_prog_info in_the_way(const struct bpf_program *program, int cg
 
 static void attach_to_cgroup(const struct bpf_program *program, const char *path, const char *where)
 {
-	int old = bpf_obj_get(path), cgroup = open(where, O_RDONLY | O_CLOEXEC), failed, error;
+	int old = pinned(path), cgroup = open(where, O_RDONLY | O_CLOEXEC), failed, error;
 	struct bpf_prog_info other = {};
 
 	if (link_info(old).cgroup.cgroup_id == cgroup_id(where))
@@ -196,8 +200,8 @@ static void program_pin(struct bpf_program *program)
 
 	path = pin("programs/%s", bpf_program__name(program));
 	unlink(new); /* of a loader that was killed */
-	undo_pin(new, -1);
-	undo_pin(path, bpf_obj_get(path));
+	undo_pin(new);
+	undo_pin(path);
 	if (bpf_program__pin(program, new) || rename(new, path))
 		die("%s: %m", path);
 }
@@ -208,7 +212,7 @@ static void attach_to_ztunnels(const struct bpf_program *program, const struct z
 	for (int place = 0; place < ZTUNNELS; place++) {
 		/* No dot: bpffs refuses it. */
 		const char *path = pin("links/%s-%d", bpf_program__name(program), place);
-		int old = bpf_obj_get(path);
+		int old = pinned(path);
 
 		if (ztunnels && ztunnels->cgroup[place])
 			attach_to_cgroup(program, path, ztunnels->cgroup[place]);
@@ -217,26 +221,23 @@ static void attach_to_ztunnels(const struct bpf_program *program, const struct z
 	}
 }
 
-/* Those that onramp-zds has attached to pods' cgroups: renewed, or, without one, removed. */
-static void renew_pods_own(const char *name, const struct bpf_program *program)
+/* Those that onramp-zds has attached to pods' cgroups. */
+static void renew_pods_own(const struct bpf_program *program)
 {
+	const char *name = bpf_program__name(program), *path;
 	DIR *links = opendir(pin("links"));
 	size_t length = strlen(name);
 	struct dirent *entry;
-	const char *path;
 	union uid uid;
 	int old;
 
 	while (links && (entry = readdir(links))) {
-		if (strncmp(entry->d_name, name, length) || entry->d_name[length] != '-')
-			continue;
-		if (!uid_of_file(entry->d_name + length + 1, &uid))
+		if (strncmp(entry->d_name, name, length) || entry->d_name[length] != '-' ||
+		    !uid_of_file(entry->d_name + length + 1, &uid))
 			continue;
 		path = pin("links/%s", entry->d_name);
-		old = program ? bpf_obj_get(path) : -1;
-		if (!program)
-			unlink(path);
-		else if (link_info(old).cgroup.cgroup_id && renew(old, program))
+		old = pinned(path);
+		if (link_info(old).cgroup.cgroup_id && renew(old, program))
 			die("%s: cannot be renewed: %m: see onramp-doctor", path);
 	}
 	if (links)
@@ -292,7 +293,7 @@ void programs_attach(struct bpf_object *object, const struct options *options,
 		if (hook->where == ZTUNNELS_AT_TIMES)
 			attach_to_ztunnels(program, NULL);
 		if (hook->where == PODS_OWN)
-			renew_pods_own(hook->name, program);
+			renew_pods_own(program);
 		if (hook->where == KUBELETS)
 			attach_to_kubelets(program, kubelets);
 		if (hook->where == CGROUP)
@@ -300,38 +301,56 @@ void programs_attach(struct bpf_object *object, const struct options *options,
 	}
 }
 
-/* Where it is not to be, or its cgroup is gone. onramp-zds may have attached it just now. */
-static void unlink_if(bool unneeded, const char *path)
+/* Whether a link that is pinned by the hook's name, and then this, is one of those wanted. */
+static bool is_wanted(const struct hook *hook, const char *after, const struct kubelets *kubelets)
+{
+	union uid uid;
+
+	if (hook->where == KERNEL || hook->where == CGROUP)
+		return !*after;
+	if (is_ztunnels(hook))
+		return *after && strchr("0123", *after) && !after[1];
+	if (hook->where == PODS_OWN)
+		return uid_of_file(after, &uid);
+	if (hook->where == KUBELETS && !strncmp(after, "kubelet-", strlen("kubelet-")))
+		return atoi(after + strlen("kubelet-")) < kubelets->count;
+	return false;
+}
+
+/* Whether its cgroup is gone. */
+static bool is_dead(const char *path)
 {
 	int link = bpf_obj_get(path);
+	struct bpf_link_info info = link_info(link);
 
-	if (link < 0)
-		return;
-	if (unneeded || !link_info(link).cgroup.cgroup_id)
-		unlink(path);
 	close(link);
+	return info.type == BPF_LINK_TYPE_CGROUP && !info.cgroup.cgroup_id;
 }
 
 void programs_detach_others(const struct options *options, const struct ztunnels *ztunnels,
 			    const struct kubelets *kubelets)
 {
-	bool in_pod = !options->ztunnels.count;
+	DIR *links = opendir(pin("links"));
+	struct dirent *entry;
 
-	for (const struct hook *hook = hooks; hook < hooks + HOOKS; hook++) {
-		bool needed = is_needed(hook, options, ztunnels->everywhere);
+	while (links && (entry = readdir(links))) {
+		const char *name = entry->d_name, *path = pin("links/%s", name);
+		size_t length = strcspn(name, "-");
+		bool wanted = *name == '.';
 
-		if (!needed && (hook->where == CGROUP || hook->where == KERNEL))
-			unlink(pin("links/%s", hook->name));
-		if (!in_pod && is_for_zds(hook))
-			unlink(pin("programs/%s", hook->name));
-		if (!needed && hook->where == PODS_OWN)
-			renew_pods_own(hook->name, NULL);
-		if (!needed && hook->where == NETNS)
-			inbound_detach_all(options->given['p']);
-		for (int i = 0; is_ztunnels(hook) && i < ZTUNNELS; i++)
-			unlink_if(!needed, pin("links/%s-%d", hook->name, i));
-		for (int i = 0; hook->where == KUBELETS && i < WORDS; i++)
-			if (!needed || i >= kubelets->count)
-				unlink(pin("links/%s-kubelet-%d", hook->name, i));
+		for (const struct hook *hook = hooks; hook < hooks + HOOKS; hook++)
+			if (!strncmp(name, hook->name, length) && !hook->name[length] &&
+			    is_needed(hook, options, ztunnels->everywhere))
+				wanted |= is_wanted(hook, name + length + !!name[length], kubelets);
+		if (!wanted || is_dead(path))
+			unlink(path); /* of a hook that there is no more, too */
 	}
+	if (links)
+		closedir(links);
+	if (!options->ztunnels.count)
+		return;
+	for (const struct hook *hook = hooks; hook < hooks + HOOKS; hook++)
+		if (is_for_zds(hook))
+			unlink(pin("programs/%s", hook->name));
+	inbound_detach_all(options->given['p']);
 }

@@ -93,32 +93,49 @@ static void add(struct kubelets *kubelets, __u64 id, const char *path)
 	kubelets->count++;
 }
 
+static const char *sought; /* a process' pid */
+static char *found;	   /* the path of its cgroup */
+
+static int find_process(const char *path, const struct stat *status, int kind, struct FTW *place)
+{
+	char pid[16];
+	FILE *procs;
+
+	(void)status;
+	if (kind != FTW_F || strcmp(path + place->base, "cgroup.procs"))
+		return 0;
+	procs = fopen(path, "re");
+	while (procs && !found && fscanf(procs, "%15s", pid) == 1)
+		if (!strcmp(pid, sought))
+			found = dirname(strdup(path));
+	if (procs)
+		fclose(procs);
+	return !!found;
+}
+
 /*
  * The process' top-level cgroup, for a unit's own goes when it restarts; or where pods
- * are in that as well, its own.
+ * are in that as well, its own. It is searched for, as /proc/PID/cgroup is not by the mount
+ * but by the reader's cgroup namespace, whose root is anywhere.
  */
 static void add_process(struct kubelets *kubelets, const char *pid, const char *root)
 {
-	char text[PATH_MAX], *top, *own, *path, *name;
+	size_t length = strlen(root);
 	union uid uid;
+	char *top;
 
-	if (!proc_read(pid, "cgroup", text) || !strstr(text, "0::/"))
+	sought = pid;
+	found = NULL;
+	if (!nftw(root, find_process, 8, FTW_PHYS))
 		return;
-	path = strstr(text, "0::/") + strlen("0::/");
-	*strchrnul(path, '\n') = '\0';
-	while (!strncmp(path, "../", 3)) path += 3; /* out of a cgroup namespace */
-	if (asprintf(&own, "%s/%s", root, path) < 0)
-		die("no memory");
-	name = strtok(path, "/");
-	if (asprintf(&top, "%s/%s", root, name ? name : "") < 0)
-		die("no memory");
-	for (; name; name = strtok(NULL, "/"))
+	for (char *name = strtok(strdup(found + length), "/"); name; name = strtok(NULL, "/"))
 		if (uid_of_cgroup(name, &uid))
 			return;
-	if (!is_in(own, CGROUP2_SUPER_MAGIC))
-		return;
+	top = strdup(found);
+	if (top[length])
+		*strchrnul(top + length + 1, '/') = '\0';
 	if (nftw(top, find_pods, 8, FTW_PHYS))
-		top = own;
+		top = found;
 	add(kubelets, cgroup_id(top), top);
 }
 

@@ -79,6 +79,9 @@ void pins_remove(void);
 /* The path of what the format says, in the pin directory. */
 const char *pin(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
+/* A descriptor of what is pinned there; -1: nothing is. */
+int pinned(const char *path);
+
 /* A descriptor of maps/NAME. */
 int pinned_map(const char *name);
 
@@ -96,11 +99,12 @@ void die(const char *format, ...) __attribute__((noreturn, format(printf, 1, 2))
  */
 void entry_write(const char *text, int map, const void *key, const void *before, const void *after);
 
-/* About to come: the pin directory; a pin in the place of old (a descriptor, -1: none);
- * a link's new program in the place of program (-1: not known, and not to be put back).
+/*
+ * About to come: the pin directory; a pin in the place of what is there; a link's new
+ * program in the place of program (-1: not known, and not to be put back).
  */
 void undo_directory(void);
-void undo_pin(const char *path, int old);
+void undo_pin(const char *path);
 void undo_program(int link, int program);
 
 /* rules.c */

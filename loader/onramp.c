@@ -6,7 +6,9 @@
 #include "inbound.h"
 #include "loader.h"
 #include "onramp.skel.h"
+#include <signal.h>
 #include <stdarg.h>
+#include <sys/resource.h>
 
 #define CAPABILITIES "CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN; before 5.11 CAP_SYS_RESOURCE"
 
@@ -72,7 +74,7 @@ static void map_choose(struct bpf_map *map, const char *pin_dir)
 	if (old < 0 && errno != ENOENT)
 		die("%s: %m", path);
 	if (old < 0) {
-		undo_pin(path, -1);
+		undo_pin(path);
 		return;
 	}
 	if (bpf_obj_get_info_by_fd(old, &info, &size) || info.type != bpf_map__type(map) ||
@@ -105,6 +107,23 @@ static struct bpf_object *object_load(const struct options *options)
 	die("cannot load: %m: see onramp-doctor, or -v");
 }
 
+/* From here on only SIGKILL ends the loader half-way, and it has all descriptors there are. */
+static void last_to_the_end(void)
+{
+	struct rlimit descriptors;
+	sigset_t ends;
+
+	signal(SIGPIPE, SIG_IGN); /* whoever reads what -v says may have ended */
+	sigemptyset(&ends);
+	sigaddset(&ends, SIGHUP);
+	sigaddset(&ends, SIGINT);
+	sigaddset(&ends, SIGTERM);
+	sigprocmask(SIG_BLOCK, &ends, NULL);
+	getrlimit(RLIMIT_NOFILE, &descriptors);
+	descriptors.rlim_cur = descriptors.rlim_max;
+	setrlimit(RLIMIT_NOFILE, &descriptors);
+}
+
 static void load(const struct options *options)
 {
 	struct settings wanted = settings_wanted(options), before;
@@ -116,6 +135,7 @@ static void load(const struct options *options)
 
 	if (access("/sys/kernel/btf/vmlinux", R_OK))
 		die("/sys/kernel/btf/vmlinux: %m: give a kernel with BTF");
+	last_to_the_end();
 	if (!pins_are_there())
 		pins_make();
 	object = object_load(options);

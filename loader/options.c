@@ -2,7 +2,12 @@
 /* The command line. Nothing here looks at what is loaded, or changes anything. */
 #include "loader.h"
 #include "usage.h" /* made from usage.txt: usage, commands, long_options, short_options */
+#include <fcntl.h>
 #include <linux/magic.h>
+#include <linux/nsfs.h>
+#include <mntent.h>
+#include <sched.h>
+#include <sys/ioctl.h>
 #include <sys/vfs.h>
 
 #define HYBRID "/sys/fs/cgroup/unified" /* cgroup2, where v1 is at the usual place */
@@ -36,7 +41,7 @@ static enum command command_parse(const char *word)
 static void word_add(struct words *words, const char *word)
 {
 	if (words->count == WORDS)
-		die("%s: one too many", word);
+		die("%s: is too much: give %d at most", word, WORDS);
 	words->word[words->count++] = word;
 }
 
@@ -87,12 +92,18 @@ static void arguments_read(struct options *options, char **arguments)
 static void environment_read(struct options *options)
 {
 	const char *list = getenv("ZTUNNEL_IP");
+	union addr address;
 	char *ip;
 
-	if (!list || options->ztunnels.count)
+	if (!list || !*list || options->ztunnels.count)
 		return;
-	for (ip = strtok(strdup(list), ","); ip; ip = strtok(NULL, ","))
+	for (ip = strtok(strdup(list), ","); ip; ip = strtok(NULL, ",")) {
+		if (!addr_parse(ip, &address))
+			die("ZTUNNEL_IP=%s: give ztunnel's IP addresses", list);
 		word_add(&options->ztunnels, ip);
+	}
+	if (!options->ztunnels.count)
+		die("ZTUNNEL_IP=%s: give ztunnel's IP addresses", list);
 }
 
 struct options options_read(int argc, char **argv)
@@ -107,8 +118,15 @@ struct options options_read(int argc, char **argv)
 	argv++;
 	argc--;
 	while ((letter = getopt_long(argc, argv, short_options, long_options, NULL)) > 0) {
-		if (strchr("?:", letter) || (options.command != LOAD && !strchr("pv", letter)))
-			die("%s: not like this: see onramp help", argv[optind - 1 - !!optarg]);
+		if (strchr("?:", letter) && !optopt)
+			die("%s: no such option: see onramp help", argv[optind - 1]);
+		if (letter == '?')
+			die("-%c: no such option: see onramp help", optopt);
+		if (letter == ':')
+			die("-%c: gives no value: see onramp help", optopt);
+		if (options.command != LOAD && !strchr("pv", letter))
+			die("-%c: %s has no such option: see onramp help", letter,
+			    commands[options.command]);
 		option_read(&options, letter, optarg);
 	}
 	arguments_read(&options, argv + optind);
@@ -134,9 +152,11 @@ __u64 cgroup_id(const char *path)
 
 __u32 netns_inode(const char *path)
 {
+	int netns = open(path, O_RDONLY | O_CLOEXEC);
 	struct stat status;
 
-	if (stat(path, &status) || !is_in(path, NSFS_MAGIC))
+	if (ioctl(netns, NS_GET_NSTYPE) != CLONE_NEWNET || fstat(netns, &status))
 		die("%s: give a netns like /proc/PID/ns/net", path);
+	close(netns);
 	return status.st_ino;
 }

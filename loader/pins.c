@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
  * The pin directory. One of onramp's is known by its mode, which nobody else's has, or
- * by the map `settings`, where somebody changed that mode.
+ * by the map `cgroup_info_map`, where somebody changed that mode.
  */
 #include "inbound.h"
 #include "loader.h"
@@ -30,9 +30,11 @@ const char *pin(const char *format, ...)
 
 void pins_lock(const char *pin_dir)
 {
-	int parent = open(dirname(strdup(pin_dir)), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	const char *real = realpath(pin_dir, NULL); /* none: it is to be made */
+	int parent;
 
-	directory = pin_dir;
+	directory = real ? real : pin_dir;
+	parent = open(dirname(strdup(directory)), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (parent < 0 || flock(parent, LOCK_EX))
 		die("%s: %m: give -p", pin_dir);
 }
@@ -41,10 +43,11 @@ bool pins_are_there(void)
 {
 	struct stat own, above;
 
-	if (!access(pin("maps/settings"), F_OK))
+	if (!is_in(directory, BPF_FS_MAGIC))
+		return false;
+	if (!access(pin("maps/cgroup_info_map"), F_OK))
 		return true;
-	if (stat(directory, &own) || own.st_mode != (S_IFDIR | MODE) ||
-	    !is_in(directory, BPF_FS_MAGIC))
+	if (stat(directory, &own) || own.st_mode != (S_IFDIR | MODE))
 		return false;
 	/* A bpffs' own root may have that mode as well. */
 	return stat(pin(".."), &above) || above.st_dev == own.st_dev;
@@ -52,11 +55,11 @@ bool pins_are_there(void)
 
 void pins_make(void)
 {
-	if (mkdir(directory, MODE))
-		die("%s: %m: give -p", directory);
-	undo_directory();
-	if (!is_in(directory, BPF_FS_MAGIC))
+	if (!is_in(dirname(strdup(directory)), BPF_FS_MAGIC))
 		die("%s: give a path in a bpffs (mount -t bpf)", directory);
+	if (mkdir(directory, MODE))
+		die("%s: %m: be root, and give -p, without dots", directory);
+	undo_directory();
 }
 
 static int remove_one(const char *path, const struct stat *status, int kind, struct FTW *place)
@@ -69,11 +72,22 @@ static int remove_one(const char *path, const struct stat *status, int kind, str
 
 void pins_remove(void)
 {
+	if (!access(pin("connect4"), F_OK))
+		die("%s: bpftool has loaded it: see load-with-bpftool", directory);
 	unlink(pin("links/connect4"));
 	unlink(pin("links/connect6"));
 	inbound_detach_all(directory);
-	if (nftw(directory, remove_one, 8, FTW_DEPTH | FTW_PHYS))
+	if (nftw(directory, remove_one, 1, FTW_DEPTH | FTW_PHYS)) /* 1: there may be no more */
 		die("%s: %m", directory);
+}
+
+int pinned(const char *path)
+{
+	int object = bpf_obj_get(path);
+
+	if (object < 0 && errno != ENOENT)
+		die("%s: %m: see onramp-doctor", path);
+	return object;
 }
 
 int pinned_map(const char *name)
@@ -82,7 +96,7 @@ int pinned_map(const char *name)
 	int map = bpf_obj_get(path);
 
 	if (map < 0)
-		die("%s: %m", path);
+		die("%s: %m: onramp unload, then load again", path);
 	return map;
 }
 
@@ -93,7 +107,7 @@ __u64 pinned_number(const char *name)
 	unsigned long long number = 0;
 
 	if (!file || (fscanf(file, "%llu", &number) != 1 && ferror(file)))
-		die("%s: %m", path);
+		die("%s: %m: onramp unload, then load again", path);
 	fclose(file);
 	return number;
 }

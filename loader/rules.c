@@ -72,7 +72,7 @@ static struct prefix cidr_parse(const char *text)
 struct wish wish_parse(const char *text, __u32 rule)
 {
 	struct wish wish = { .text = text, .rule = rule };
-	const char *end = uid_parse(text, '-', &wish.uid);
+	const char *end = uid_parse(text, strchr(text, '-') ? '-' : 0, &wish.uid);
 
 	wish.of_pod = end && !*end;
 	if (wish.of_pod && rule == RULE_BYPASS)
@@ -125,18 +125,37 @@ static void table_read(struct table *table)
 	qsort(table->entries, table->count, sizeof(*entry), compare);
 }
 
+static const struct entry *table_find(struct table *table, const struct prefix *prefix)
+{
+	table_read(table);
+	return bsearch(prefix, table->entries, table->count, sizeof(struct entry), compare);
+}
+
 static void cidr_rule_write(const struct wish *wish)
 {
 	struct table *table = wish->rule == RULE_BYPASS ? &bypass_rules : &mesh_rules;
 	__u32 value = wish->rule | (covers_v4(&wish->prefix) ? RULE_V6_ONLY : 0);
-	const struct entry *entry;
+	const struct entry *entry = table_find(table, &wish->prefix);
 
-	table_read(table);
-	entry = bsearch(&wish->prefix, table->entries, table->count, sizeof(*entry), compare);
-	if (!entry && !wish->rule)
+	entry_write(wish->text, table->map, &wish->prefix, entry ? &entry->value : NULL, &value);
+}
+
+/* Whatever it says of a prefix: of pods, of destinations, or of both. */
+static void cidr_forget(const struct wish *wish)
+{
+	struct table *const tables[] = { &mesh_rules, &bypass_rules };
+	const struct entry *entry;
+	bool is_there = false;
+
+	for (size_t i = 0; i < sizeof(tables) / sizeof(*tables); i++) {
+		entry = table_find(tables[i], &wish->prefix);
+		if (!entry)
+			continue;
+		is_there = true;
+		entry_write(wish->text, tables[i]->map, &wish->prefix, &entry->value, NULL);
+	}
+	if (!is_there)
 		die("%s: no such rule: see onramp rules", wish->text);
-	entry_write(wish->text, table->map, &wish->prefix, entry ? &entry->value : NULL,
-		    wish->rule ? &value : NULL);
 }
 
 static __u32 pod_word(int map, const union uid *uid)
@@ -147,9 +166,8 @@ static __u32 pod_word(int map, const union uid *uid)
 	return word;
 }
 
-static void pod_rule_write(const struct wish *wish)
+static void pod_rule_write(const struct wish *wish, int map)
 {
-	int map = pinned_map("mesh_pods");
 	__u32 before = pod_word(map, &wish->uid), after = before & ~(POD_IN | POD_OUT);
 
 	if (!wish->rule && after == before)
@@ -197,11 +215,15 @@ void workloads_join(const char *directory)
 
 void rules_write(const struct wish *wishes, int count)
 {
+	int map = pinned_map("mesh_pods");
+
 	for (int i = 0; i < count; i++) {
 		if (wishes[i].of_pod)
-			pod_rule_write(&wishes[i]);
-		else
+			pod_rule_write(&wishes[i], map);
+		else if (wishes[i].rule)
 			cidr_rule_write(&wishes[i]);
+		else
+			cidr_forget(&wishes[i]);
 	}
 }
 

@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* What was there before, newest first, to be put back if the loader fails. */
 #include "loader.h"
+#include <ctype.h>
 #include <err.h>
+#include <fcntl.h>
 #include <stdarg.h>
+
+static int spare = -1; /* to read a directory by, where there are no more descriptors */
 
 static struct change {
 	struct change *earlier;
@@ -30,12 +34,13 @@ static struct change *remember(int kind, int fd)
 
 void undo_directory(void)
 {
+	spare = open("/", O_PATH | O_CLOEXEC);
 	remember(DIRECTORY, -1);
 }
 
-void undo_pin(const char *path, int old)
+void undo_pin(const char *path)
 {
-	remember(PIN, old)->path = path;
+	remember(PIN, pinned(path))->path = path;
 }
 
 void undo_program(int link, int program)
@@ -61,6 +66,8 @@ void entry_write(const char *text, int map, const void *key, const void *before,
 		failed = bpf_map_update_elem(map, key, after, BPF_ANY);
 	else
 		failed = bpf_map_delete_elem(map, key);
+	if (failed && after && (errno == ENOSPC || errno == E2BIG))
+		die("%s: %s is full: onramp forget what is not needed", text, info.name);
 	if (failed && (after || errno != ENOENT))
 		die("%s: cannot change %s: %m", text, info.name);
 }
@@ -92,11 +99,18 @@ static void undo(const struct change *change)
 void die(const char *format, ...)
 {
 	struct change *change = latest;
+	char *line = NULL;
 	va_list args;
 
 	va_start(args, format);
-	vwarnx(format, args);
+	if (vasprintf(&line, format, args) < 0)
+		line = strerror(ENOMEM);
 	va_end(args);
+	for (char *at = line; *at; at++)
+		if (iscntrl(*at))
+			*at = '?'; /* one line, whatever it is about */
+	warnx("%s", line);
+	close(spare);
 	latest = NULL; /* once only, whatever fails in it */
 	for (; change; change = change->earlier) undo(change);
 	exit(1);

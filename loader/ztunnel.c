@@ -29,7 +29,8 @@ void ztunnel_addresses(const struct words *words, union addr ztunnel[FAMILIES])
 		if (IN6_IS_ADDR_LOOPBACK(&ip) || (family == V4 && ip.byte[12] == 127))
 			die("%s: in-pod mode is load without -z", text);
 		if (IN6_IS_ADDR_UNSPECIFIED(&ip) || IN6_IS_ADDR_LINKLOCAL(&ip) ||
-		    (addr_is_v4(&ip) && (family == V6 || !ip.byte[12])))
+		    IN6_IS_ADDR_MULTICAST(&ip) ||
+		    (addr_is_v4(&ip) && (family == V6 || !ip.byte[12] || ip.byte[12] >= 224)))
 			die("%s: no pod has such an address: give ztunnel's", text);
 		if (of_family[family])
 			die("%s and %s: two addresses of one family: give one of each",
@@ -83,7 +84,9 @@ struct ztunnels ztunnels_seen(const struct options *options, const struct settin
 	struct ztunnels ztunnels = {};
 
 	for (int i = 0; i < options->ztunnel_cgroups.count; i++)
-		cgroup_id(options->ztunnel_cgroups.word[i]);
+		if (cgroup_id(options->ztunnel_cgroups.word[i]) == wanted->root_cgroup)
+			die("%s: is all of -c: give the cgroup of ztunnel's pod",
+			    options->ztunnel_cgroups.word[i]);
 	for (enum family family = V4; family < FAMILIES; family++) {
 		const union addr *ip = &wanted->ztunnel[family];
 
@@ -102,7 +105,8 @@ static void place_take(struct ztunnels *ztunnels, int map, const char *cgroup)
 {
 	__u64 id = cgroup_id(cgroup);
 	struct ztunnel new = {};
-	__u64 never = 0;
+	__u64 never = 0, start = 0;
+	int starts;
 	bool known = !bpf_map_lookup_elem(map, &id, &new);
 
 	while (!known && new.place < ZTUNNELS && ztunnels->taken[new.place]) new.place++;
@@ -112,7 +116,9 @@ static void place_take(struct ztunnels *ztunnels, int map, const char *cgroup)
 	if (!known) {
 		entry_write(cgroup, map, &id, NULL, &new);
 		/* As if it had never listened, whoever had its place. */
-		bpf_map_update_elem(pinned_map("ztunnel_starts"), &new.place, &never, BPF_ANY);
+		starts = pinned_map("ztunnel_starts");
+		bpf_map_lookup_elem(starts, &new.place, &start);
+		entry_write(cgroup, starts, &new.place, &start, &never);
 	}
 	if (!known || !ztunnels->newest)
 		ztunnels->newest = id;

@@ -48,3 +48,10 @@ teardown_file() {
 	run -0 "$BPFTOOL" -f link show
 	[[ $output != *"$WORK/bpf/plain/inet_sock_set_state"* ]]
 }
+
+@test "onramp unload does not say that it has detached what it cannot" {
+	run -1 "$ONRAMP" unload -p "$WORK/bpf/plain"
+	is "$output" "onramp: $WORK/bpf/plain: bpftool has loaded it: see load-with-bpftool"
+	run -0 pod client "$TCP" dial 10.77.2.2 80
+	has "orig4=10.77.2.2:80 "
+}

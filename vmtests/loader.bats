@@ -28,6 +28,7 @@ attached() { # DIRECTORY
 # and what is in them, what is attached to the node's cgroups. Of another node's nothing.
 state() {
 	find "$WORK/bpf" | sort
+	find "$CG" -type d | sort
 	for pin in "$PIN"/links/* "$PIN"/{pods,metrics}; do
 		[ ! -e "$pin" ] || "$BPFTOOL" -j link show pinned "$pin" | jq -c '[.id, .prog_id]'
 	done
@@ -62,12 +63,20 @@ refuses_all() {
 	refuses "no command" "$ONRAMP"
 	refuses "-q" "$ONRAMP" load -q
 	refuses "--zebra" "$ONRAMP" load --zebra 1
-	refuses "-z" "$ONRAMP" load -z
+	refuses "-z: gives no value" "$ONRAMP" load -z
+	refuses "-q: no such option" "$ONRAMP" load -p "$PIN" -qd
+	refuses "-e: rules has no such option" "$ONRAMP" rules -p "$PIN" -e10.0.0.0/8
+	refuses "ZTUNNEL_IP=,: give" env ZTUNNEL_IP=, "$ONRAMP" load -p "$PIN" -c "$CG"
+	refuses "ZTUNNEL_IP=10.0.0.1,junk: give" env ZTUNNEL_IP=10.0.0.1,junk \
+		"$ONRAMP" load -p "$PIN" -c "$CG"
 	refuses "10.0.0.300" load_bare -z 10.0.0.300
 	refuses "10.77.0.9/24" load_bare -z 10.77.0.9/24
 	refuses "0.0.0.0" load_bare -z 0.0.0.0
 	refuses "ztunnel.local" load_bare -z ztunnel.local
 	refuses "fe80::1" load_bare -z fe80::1
+	refuses "224.0.0.1" load_bare -z 224.0.0.1
+	refuses "255.255.255.255" load_bare -z 255.255.255.255
+	refuses "ff02::1" load_bare -z ff02::1
 	refuses "::1: in-pod mode is load without -z" load_bare -z ::1
 	refuses "127.0.0.1: in-pod mode is load without -z" load_bare -z 127.0.0.1
 	refuses "10.0.0.1 and 10.0.0.2: two addresses of one family: give one of each" \
@@ -82,6 +91,7 @@ refuses_all() {
 	refuses "10.1.0.0/8x" reload -b 10.1.0.0/8x
 	refuses "fd00::/129" reload -e fd00::/129
 	refuses "pods" reload -e pods
+	refuses "10.1.0.0?x" reload -e $'10.1.0.0\nx'
 	refuses "10.0.0.1/24: has host bits: did you mean 10.0.0.0/24 or 10.0.0.1/32?" \
 		reload -x 10.0.0.1/24
 	refuses "fd00::1/64: has host bits: did you mean fd00::/64 or fd00::1/128?" \
@@ -94,10 +104,16 @@ refuses_all() {
 	refuses "/tmp" reload -c /tmp
 	refuses "cgroup.procs" reload -c "$CG/cgroup.procs"
 	refuses "/nonexistent" reload -t /nonexistent
+	refuses "$CG: is all of -c" reload -t "$CG"
 	refuses "/nonexistent" reload -k /nonexistent
+	# shellcheck disable=SC2046 # words
+	refuses "16 at most" reload $(yes -- "-k $CG/node" | head -n 17)
 	refuses "/etc/passwd" reload -n /etc/passwd
+	refuses "/proc/self/ns/mnt" reload -n /proc/self/ns/mnt
 	refuses "/tmp/pins" reload -p /tmp/pins
 	refuses "/nonexistent/dir" reload -p /nonexistent/dir
+	refuses "$CG/pins: give a path in a bpffs" reload -p "$CG/pins"
+	refuses "without dots" reload -p "$WORK/bpf/a.b"
 	refuses "enroll" onramp enroll
 	refuses "10.1.0.0/33" onramp enroll 10.2.0.0/16 10.1.0.0/33
 	refuses "-e" onramp enroll -e 10.0.0.0/8
@@ -114,12 +130,12 @@ load_bare() {
 }
 
 # bats test_tags=once
-@test "45 kinds of bad input on a clean node: one line, exit 1, nothing changed" {
+@test "58 kinds of bad input on a clean node: one line, exit 1, nothing changed" {
 	refused=0
 	before=$(state)
 	refuses_all
 	unchanged "$before"
-	is "$refused" 45
+	is "$refused" 58
 	is "$(attached "$CG")" ""
 }
 
@@ -145,6 +161,10 @@ load_bare() {
 	before=$(state)
 	refuses "$WORK/bpf/other" reload -p "$WORK/bpf/other"
 	refuses "$WORK/bpf/other" "$ONRAMP" unload -p "$WORK/bpf/other"
+	mkdir "$WORK/bpf/other/maps"
+	"$BPFTOOL" map pin pinned "$WORK/bpf/other/mine" "$WORK/bpf/other/maps/settings"
+	refuses "$WORK/bpf/other" "$ONRAMP" unload -p "$WORK/bpf/other"
+	rm -r "$WORK/bpf/other/maps"
 	# Mounted as systemd does, a bpffs' root looks like a directory of onramp's.
 	mkdir "$WORK/root"
 	mount -t bpf -o mode=0700 bpf "$WORK/root"
@@ -163,6 +183,10 @@ load_bare() {
 	before=$(state)
 	refuses "$WORK/plain" reload -p "$WORK/plain"
 	refuses "$WORK/plain/new" reload -p "$WORK/plain/new"
+	mkdir "$WORK/plain/maps"
+	touch "$WORK/plain/maps/"{settings,cgroup_info_map}
+	refuses "$WORK/plain: no onramp here" "$ONRAMP" unload -p "$WORK/plain"
+	[ -e "$WORK/plain/maps/settings" ]
 	unchanged "$before"
 	[ -d "$WORK/plain" ] && [ ! -e "$WORK/plain/new" ]
 }
@@ -257,6 +281,66 @@ load_bare() {
 	is "$(grep -c '^processed [0-9]* insns' <<<"$stderr")" \
 		"$(find "$PIN/links" "$PIN/pods" "$PIN/metrics" -type f | wc -l)"
 	[[ $stderr == *"libbpf: prog 'connect4': -- BEGIN PROG LOAD LOG"* ]]
+}
+
+# bats test_tags=once
+@test "the pin directory by a link to it, and by . in it" {
+	ln -s "$PIN" "$WORK/link"
+	run -0 "$ONRAMP" rules -p "$WORK/link"
+	has "in      10.77.1.0/24"
+	(cd "$PIN" && "$ONRAMP" unload -p .)
+	[ ! -e "$PIN" ]
+	reload -e 10.77.1.0/24
+	"$ONRAMP" unload -p "$WORK/link"
+	[ ! -e "$PIN" ] && [ -L "$WORK/link" ]
+	rm "$WORK/link"
+	reload -e 10.77.1.0/24
+}
+
+# bats test_tags=once
+@test "whoever reads what -v says, and ends, does not end the load" {
+	onramp unload
+	reload -v -e 10.77.1.0/24 2>&1 >/dev/null | head -n 1
+	is "${PIPESTATUS[0]}" 0
+	run -0 pod client "$TCP" dial 10.9.9.9 80
+	has "orig4=10.9.9.9:80 "
+}
+
+# bats test_tags=once
+@test "told to end when it has begun, it comes to the end first" {
+	onramp unload
+	strace -qq -o /dev/null -e trace=/^rename -e inject=/^rename:delay_enter=20000 \
+		"$ONRAMP" load -z "$ZTUNNEL_POD_IP" -p "$PIN" -c "$CG" -e 10.77.1.0/24 3>&- &
+	retry 600 test -e "$PIN/links/new"
+	kill "$(pgrep -P $!)"
+	wait $! || :
+	run -0 pod client "$TCP" dial 10.9.9.9 80
+	has "orig4=10.9.9.9:80 "
+}
+
+# bats test_tags=once
+@test "too few descriptors: nothing is left, or all is as it was" {
+	onramp unload
+	before=$(state)
+	for descriptors in 30 60 80; do
+		refuses "" sh -c 'ulimit -n $0; exec "$@"' $descriptors "$ONRAMP" load \
+			-z "$ZTUNNEL_POD_IP" -p "$PIN" -c "$CG"
+		unchanged "$before"
+	done
+	reload -e 10.77.1.0/24
+	before=$(state)
+	for descriptors in 60 80 100 110 120; do
+		sh -c 'ulimit -n $0; exec "$@"' $descriptors "$ONRAMP" load \
+			-z "$ZTUNNEL_POD_IP" -p "$PIN" -c "$CG" 2>/dev/null || unchanged "$before"
+	done
+}
+
+# bats test_tags=once
+@test "a link of another release's hook goes with the upgrade" {
+	mv "$PIN/links/getpeername4" "$PIN/links/getpeername_of_old"
+	reload
+	[ ! -e "$PIN/links/getpeername_of_old" ]
+	is "$(attached "$CG" | grep -c inet4_getpeername)" 1
 }
 
 # bats test_tags=once
@@ -435,6 +519,22 @@ named() { # NAME CGROUP NETNS [COMMAND...]
 	onramp unload
 }
 
+# Kind: the kubelet's unit and all pods are below kubelet.slice, and the loader, of a pod,
+# has a cgroup namespace of its own.
+# bats test_tags=once
+@test "the kubelet's cgroup, where pods share its top-level one with the loader's" {
+	local node=$BATS_TEST_TMPDIR/cgroup
+	mkdir -p "$node" "$CG/kubelet.slice/kubelet-pod${UID1//-/_}.slice/load"
+	named kubelet kubelet.slice/kubelet.service node
+	unshare --mount --propagation private sh -c 'mount --bind "$1" "$2" &&
+		echo 0 >"$1/kubelet.slice/kubelet-pod$3.slice/load/cgroup.procs" &&
+		shift 3 && exec unshare --cgroup "$@"' sh "$CG" "$node" "${UID1//-/_}" \
+		"$ONRAMP" load -p "$PIN" -c "$node" -n "/run/netns/$RUN-node"
+	is "$(kubelets)" "$(ids "$CG/kubelet.slice/kubelet.service")"
+	onramp unload
+	cgroup_end "$CG/kubelet.slice"
+}
+
 # bats test_tags=once
 @test "a second loader waits for the first, whatever it is to do" {
 	reload -e 10.77.1.0/24
@@ -505,12 +605,22 @@ out     ffffffff-ffff-ffff-ffff-ffffffffffff"
 }
 
 # bats test_tags=once
+@test "forget speaks of all that is said of a prefix: of pods, and of destinations" {
+	onramp enroll 172.16.0.0/12
+	onramp forget 172.16.0.0/12 ::/80
+	is "$(onramp rules | grep -c -e 172.16 -e ::/80)" 0
+	run -0 onramp rules
+	has "bypass  2001:db8::/32"
+	refuses "172.16.0.0/12: no such rule" onramp forget 172.16.0.0/12
+}
+
+# bats test_tags=once
 @test "a pod's rule: the last word counts, whatever its letters' case; forget ends it" {
 	onramp exclude ${UID1^^}
 	run -0 onramp rules
 	has "out     $UID1"
 	is "$(grep -c $UID1 <<<"$output")" 1
-	onramp forget $UID1
+	onramp forget ${UID1//-/} # as a static pod's is written
 	is "$(onramp rules | grep -c $UID1)" 0
 	is "$(entries mesh_pods)" 1
 	# What onramp-zds wrote stays, and is no rule of the operator's.
@@ -527,6 +637,7 @@ out     ffffffff-ffff-ffff-ffff-ffffffffffff"
 	onramp forget 10.0.0.0/8 10.0.0.0/16 10.1.2.0/24 10.3.0.0/16 10.1.0.0/16
 	for ((i = 0; i < RULES; i++)); do echo "10.$((i / 250)).$((i % 250)).0/24"; done >"$WORK/many"
 	(ulimit -n 256 && onramp enroll $(cat "$WORK/many"))
+	(ulimit -n 256 && onramp enroll $(printf '00000000-0000-0000-0000-%012d\n' {1..300}))
 	onramp rules | sed -n 's/^in  *\(10[.].*\)/\1/p' | sort >"$WORK/listed"
 	sort "$WORK/many" | diff - "$WORK/listed"
 	onramp unload
