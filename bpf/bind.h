@@ -12,7 +12,6 @@
 #define ONRAMP_BIND_H
 
 #include "names.h"
-#include "verdict.h"
 
 #define SOURCES 256
 

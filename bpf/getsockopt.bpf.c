@@ -81,6 +81,18 @@ static __always_inline int no_destination(struct bpf_sockopt *ctx, struct bpf_so
 	return FAIL;
 }
 
+/*
+ * What the number in the socket's own address stands for. At ztunnel's outbound port alone:
+ * anybody in the pod may dial a number at another, where ztunnel would take what it stands
+ * for as a neighbour's wish, and go there without policy. False: for nothing.
+ */
+static __always_inline bool numbered_dst(struct bpf_sockopt *ctx, struct bpf_sock *sk,
+					 struct endpoint *asked)
+{
+	return is_port_of(OUTBOUND, sk->src_port) && ip_is_numbered(sk->src_ip4) &&
+	       number_read(socket_netns_id(ctx), sk->src_ip4, asked, false);
+}
+
 SEC("cgroup/getsockopt")
 int getsockopt(struct bpf_sockopt *ctx)
 {
@@ -97,8 +109,7 @@ int getsockopt(struct bpf_sockopt *ctx)
 	kept = bpf_sk_storage_get(&original_dst, sk, NULL, 0);
 	if (kept)
 		asked = *kept;
-	else if (!ip_is_numbered(sk->src_ip4) ||
-		 !number_read(socket_netns_id(ctx), sk->src_ip4, &asked, false))
+	else if (!numbered_dst(ctx, sk, &asked))
 		return no_destination(ctx, sk);
 	if (addr_is_v4(&asked.ip) != v4)
 		return FAIL; /* the proxy asks at the other level, where the answer is */

@@ -32,10 +32,17 @@
 #define WAY_BITS 3
 #define SET_BITS 9
 #define NUMBER_SETS (1 << SET_BITS)
-#define GENERATIONS (1 << (23 - SET_BITS - WAY_BITS))
-#define LONGEST_HANDSHAKE 150 /* seconds; tcp_syn_retries: 127 */
+#define GENERATIONS ((1 << (23 - SET_BITS - WAY_BITS)) - 2) /* one has lo's broadcast address */
+#define LONGEST_HANDSHAKE 150				    /* seconds; tcp_syn_retries: 127 */
 
 _Static_assert(WAYS == 1 << WAY_BITS, "a number's last bits are its way");
+
+static __always_inline bool is_port_of(enum listener listener, __u32 port)
+{
+	const struct settings *cfg = current_settings();
+
+	return cfg && cfg->mode == IN_POD_MODE && cfg->port[listener] == port;
+}
 
 /* One of the addresses that ztunnel's connections to apps come from: see bind.h. */
 static __always_inline bool ip_is_source(__be32 ip)
@@ -62,7 +69,8 @@ static __always_inline bool way_is_free(const struct way *way, __u32 now)
 {
 	if (!way->port)
 		return true;
-	return now - way->last > (way->open ? LONGEST_HANDSHAKE : 1);
+	/* Another CPU may have seen a later second than the one that is now here. */
+	return (__s32)(now - way->last) > (way->open ? LONGEST_HANDSHAKE : 1);
 }
 
 /* For a new set. */
@@ -114,7 +122,7 @@ WALK __u32 number_give(__u64 netns, __u64 ip0, __u64 ip1, __u64 port_scope)
 			way->scope = scope;
 			way->open = 0;
 			/* A new set does not begin where one that was forgotten did. */
-			way->generation = (way->generation ?: now) % (GENERATIONS - 1) + 1;
+			way->generation = (way->generation ?: now) % GENERATIONS + 1;
 		}
 		way->open++;
 		way->last = now;

@@ -21,14 +21,14 @@ static __always_inline bool is_istio_cnis(const union addr *ip)
 	       (ip->word[2] & ip->word[3]) == 0xffffffff;
 }
 
-/* Row 4: one of the kubelet's own connections. */
+/* Row 4: one of the kubelet's own connections, beside istio-cni by its address for them. */
 static __always_inline bool is_probe(const union addr *from, __u32 from_port, const union addr *to,
-				     __u32 port)
+				     __u32 port, bool beside)
 {
 	struct probe_key key = { .to = *to, .from_port = from_port, .port = port };
 	const union addr *source = bpf_map_lookup_elem(&probes, &key);
 
-	return source && (addr_equal(source, from) || is_istio_cnis(from));
+	return source && (addr_equal(source, from) || (beside && is_istio_cnis(from)));
 }
 
 /* Row 0, of what comes from inside: where redirected connections go. */
@@ -99,7 +99,7 @@ static __always_inline __u32 arrival_of(struct bpf_sk_lookup *ctx, const struct 
 		return ARRIVED_REFUSED; /* 1 */
 	if (listener == HBONE)
 		return ARRIVED_HBONE; /* 3 */
-	if (is_probe(&from, bpf_ntohs(ctx->remote_port), &to, ctx->local_port))
+	if (is_probe(&from, bpf_ntohs(ctx->remote_port), &to, ctx->local_port, at->beside))
 		return ARRIVED_PROBE; /* 4 */
 	if (at->bypass || is_out(&now))
 		return ARRIVED_BYPASSED; /* 5 */

@@ -7,13 +7,7 @@
 #define ONRAMP_NAMES_H
 
 #include "in_pod.h"
-
-static __always_inline bool is_port_of(enum listener listener, __u32 port)
-{
-	const struct settings *cfg = current_settings();
-
-	return cfg && cfg->mode == IN_POD_MODE && cfg->port[listener] == port;
-}
+#include "verdict.h"
 
 /*
  * A client's socket without a number: what it dialled, or NULL: it was not redirected,
@@ -31,14 +25,14 @@ static __always_inline const struct endpoint *dialled_by_socket(struct bpf_sock_
 }
 
 /*
- * In-pod mode, a client whose peer is the number `seen`: what it dialled. The number
- * may stand for another destination by now, if the connection is an old one: ztunnel's
- * end knows better, for as long as it is there.
+ * In-pod mode, a client whose peer is the number `seen`, at a port in network byte order:
+ * what it dialled. The number may stand for another destination by now, if the connection
+ * is an old one: ztunnel's end knows better, for as long as it is there.
  */
 static __always_inline bool dialled_by_number(struct bpf_sock_addr *ctx, const union addr *seen,
-					      struct endpoint *to)
+					      __be16 port, struct endpoint *to)
 {
-	struct bpf_sock *sk = other_end(ctx, seen, ctx->user_port);
+	struct bpf_sock *sk = other_end(ctx, seen, port);
 	struct endpoint *kept;
 
 	if (sk) {
@@ -118,10 +112,19 @@ static __always_inline bool may_be_ztunnel(struct bpf_sock_addr *ctx, const unio
 	       seen->word[2] == ctx->sk->src_ip6[2] && seen->word[3] == ctx->sk->src_ip6[3];
 }
 
+static __always_inline bool socket_is_enrolled(struct bpf_sock_addr *ctx)
+{
+	struct netns_info now = {};
+
+	netns_know(socket_net(ctx), &now);
+	return is_in(pod_rules_of(&now));
+}
+
 /*
  * In-pod mode, the app's end of a connection of ztunnel's: shows whom ztunnel stands for,
  * and keeps it, for ztunnel's end may go first. Where that is not known it shows the pod
  * itself, and never loopback: but for who is there, and no ztunnel, in the pod itself.
+ * Where there is no ztunnel, in the node's netns say, loopback is what it says.
  */
 static __always_inline void client_show(struct bpf_sock_addr *ctx, bool v4, const union addr *seen)
 {
@@ -144,7 +147,7 @@ static __always_inline void client_show(struct bpf_sock_addr *ctx, bool v4, cons
 	if (!addr_is_zero(&ip)) {
 		bpf_sk_storage_get(&clients, ctx->sk, &ip, BPF_SK_STORAGE_GET_F_CREATE);
 		name_write(ctx, v4, &ip);
-	} else if (addr_is_v4(seen) && !is_own) {
+	} else if (addr_is_v4(seen) && !is_own && socket_is_enrolled(ctx)) {
 		pod_addr_show(ctx, v4, seen);
 	}
 }
@@ -162,7 +165,7 @@ static __always_inline int peer_show(struct bpf_sock_addr *ctx, bool v4)
 		return 1;
 	}
 	asked = dialled_by_socket(ctx, &seen);
-	if (!asked && may_be_ztunnel(ctx, &seen) && is_in_pod_mode()) {
+	if (!asked && ctx->type == SOCK_STREAM && may_be_ztunnel(ctx, &seen) && is_in_pod_mode()) {
 		client_show(ctx, v4, &seen);
 		return 1;
 	}
@@ -170,7 +173,7 @@ static __always_inline int peer_show(struct bpf_sock_addr *ctx, bool v4)
 		to = *asked;
 	} else if (!addr_is_v4(&seen) || !ip_is_numbered(seen.word[3]) ||
 		   !is_port_of(OUTBOUND, bpf_ntohs(ctx->user_port)) ||
-		   !dialled_by_number(ctx, &seen, &to)) {
+		   !dialled_by_number(ctx, &seen, ctx->user_port, &to)) {
 		return 1;
 	}
 	name_write(ctx, v4, &to.ip);
@@ -197,19 +200,18 @@ static __always_inline int sender_show(struct bpf_sock_addr *ctx, bool v4)
  */
 static __always_inline int own_show(struct bpf_sock_addr *ctx, bool v4)
 {
-	union addr own = name_read(ctx, v4);
+	union addr own = name_read(ctx, v4), peer = addr_from_v4(ctx->sk->dst_ip4);
 	const struct dialled *dialled;
-	struct endpoint to = { .ip = own };
+	struct endpoint to = {};
 
 	if (!addr_is_loopback(&own))
 		return 1;
 	dialled = bpf_sk_storage_get(&dialled_sockets, ctx->sk, NULL, 0);
 	if (dialled && dialled->given.port == bpf_ntohs(ctx->sk->dst_port))
 		to.ip = dialled->asked.ip;
-	else if (addr_is_v4(&own) && ip_is_numbered(ctx->sk->dst_ip4) &&
-		 is_port_of(OUTBOUND, bpf_ntohs(ctx->sk->dst_port)))
-		number_read(name_netns_id(ctx), ctx->sk->dst_ip4, &to, false);
-	else
+	else if (!addr_is_v4(&own) || !ip_is_numbered(peer.word[3]) ||
+		 !is_port_of(OUTBOUND, bpf_ntohs(ctx->sk->dst_port)) ||
+		 !dialled_by_number(ctx, &peer, ctx->sk->dst_port, &to))
 		return 1;
 	pod_addr_show(ctx, v4, &to.ip);
 	return 1;

@@ -112,8 +112,8 @@ static __always_inline __u64 pod_device(__u64 best, __u64 pos, __u32 family)
 	return pos;
 }
 
-/* What device_ip() says of the lowest-index device that has an address. */
-WALK __u64 netns_pod_ip(__u64 net, __u32 family)
+/* The lowest-index device that has an address of the family, by its list entry; 0: none. */
+static __always_inline __u64 netns_pod_device(__u64 net, __u32 family)
 {
 	__u64 head = device_list((struct net *)net);
 	__u64 pos = list_next(head, head), best = 0;
@@ -122,7 +122,22 @@ WALK __u64 netns_pod_ip(__u64 net, __u32 family)
 		best = pod_device(best, pos, family);
 		pos = list_next(pos, head);
 	}
-	return best ? device_ip(device_at(best), family) : 0;
+	return best;
+}
+
+/* What device_ip() says of it. */
+WALK __u64 netns_pod_ip(__u64 net, __u32 family)
+{
+	__u64 device = netns_pod_device(net, family);
+
+	return device ? device_ip(device_at(device), family) : 0;
+}
+
+WALK __u32 netns_pod_ifindex(__u64 net, __u32 family)
+{
+	__u64 device = netns_pod_device(net, family);
+
+	return device ? BPF_CORE_READ(device_at(device), ifindex) : 0;
 }
 
 /* What a census counts, 16 bits each. */

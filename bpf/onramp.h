@@ -195,7 +195,7 @@ struct number_key {
 struct way {
 	union addr ip; /* the original destination; port 0: free */
 	__u16 port;
-	__u16 generation; /* 1 to 2047: of the number */
+	__u16 generation; /* 1 to 2046: of the number */
 	__u32 scope;
 	__u32 open; /* dialled, and not yet asked for */
 	__u32 last; /* when it was dialled: seconds since boot */

@@ -30,10 +30,12 @@ static __always_inline bool is_query(const volatile struct bpf_sock_addr *ctx, _
 	return ctx->type == SOCK_DGRAM && ctx->protocol == IPPROTO_UDP && port == DNS_PORT;
 }
 
-/* Whether somebody listens in the netns of the context's socket at 127.0.0.1 and a port. */
+/* Whether ztunnel, and nobody else, listens in the context's socket's netns on a port. */
 WALK int is_listened_at(struct bpf_sock_addr *ctx, __u32 port)
 {
 	struct bpf_sock_tuple to = {};
+	struct cgroup *cgroup = NULL;
+	struct sock *listener;
 	struct bpf_sock *sk;
 
 	to.ipv4.saddr = bpf_htonl(0x7f000001);
@@ -42,8 +44,11 @@ WALK int is_listened_at(struct bpf_sock_addr *ctx, __u32 port)
 	sk = bpf_sk_lookup_tcp(ctx, &to, sizeof(to.ipv4), BPF_F_CURRENT_NETNS, 0);
 	if (!sk)
 		return false;
+	listener = (struct sock *)tcp_fields(sk);
+	if (listener)
+		cgroup = socket_cgroup(listener);
 	bpf_sk_release(sk);
-	return true;
+	return cgroup && ztunnel_of((__u64)cgroup) >= 0;
 }
 
 /* In-pod mode: whether ztunnel is there, and its DNS is not. */
@@ -56,14 +61,22 @@ static __always_inline bool dns_is_off(struct bpf_sock_addr *ctx, const struct s
 /*
  * A socket bound to a device does not get to ztunnel by another; anybody may bind one
  * (5.7, c427bfec18f2). False: it stays bound, for the kernel asks the program for
- * CAP_NET_RAW to unbind it.
+ * CAP_NET_RAW to unbind it; and to what does not lead to ztunnel. In node mode that is
+ * all but the device of the pod's address.
  */
-static __always_inline bool unbind_device(struct bpf_sock_addr *ctx)
+static __always_inline bool unbind_device(struct bpf_sock_addr *ctx, const struct settings *cfg,
+					  enum family family, enum hook hook)
 {
+	__u32 device = ctx->sk->bound_dev_if;
 	char none = 0;
 
-	return !ctx->sk->bound_dev_if ||
-	       !bpf_setsockopt(ctx, SOL_SOCKET, SO_BINDTODEVICE, &none, sizeof(none));
+	if (!device)
+		return true;
+	if (hook == CONNECT &&
+	    !bpf_setsockopt(ctx, SOL_SOCKET, SO_BINDTODEVICE, &none, sizeof(none)))
+		return true;
+	return cfg->mode == NODE_MODE &&
+	       device == netns_pod_ifindex((__u64)socket_net(ctx), family);
 }
 
 /* To where the kernel itself says ENETUNREACH to TCP: the program tries the other family. */
@@ -98,12 +111,13 @@ static __always_inline enum verdict judge(struct bpf_sock_addr *ctx, const struc
 /* The third. */
 static __always_inline bool carry(struct bpf_sock_addr *ctx, const struct settings *cfg,
 				  enum verdict verdict, const struct netns_info *now,
-				  const struct endpoint *asked, struct endpoint *given, bool tcp)
+				  const struct endpoint *asked, struct endpoint *given,
+				  enum hook hook)
 {
 	enum listener listener = (enum listener)verdict;
 
-	if (tcp && !unbind_device(ctx) && cfg->mode == IN_POD_MODE)
-		return false; /* it would be sent, and never get an answer */
+	if (!unbind_device(ctx, cfg, addr_family(&asked->ip), hook))
+		return false; /* it would be sent to somebody else, or to nobody */
 	if (cfg->mode == IN_POD_MODE)
 		return in_pod_carry(ctx, cfg, listener, now, asked, given);
 	return handover_carry(ctx, cfg, listener, asked, given);
@@ -137,7 +151,7 @@ static __always_inline int redirect_to(struct bpf_sock_addr *ctx, const struct e
 	if (verdict == TO_DNS && cfg && dns_is_off(ctx, cfg))
 		verdict = TO_OUTBOUND; /* 4: then 6 */
 	if (verdict < LISTENERS && cfg && (tcp || verdict == TO_DNS) &&
-	    !carry(ctx, cfg, verdict, &now, asked, given, tcp))
+	    !carry(ctx, cfg, verdict, &now, asked, given, hook))
 		verdict = REFUSE_FAILED;
 	if (!tcp) {
 		count_query(verdict);
@@ -162,7 +176,7 @@ static __always_inline int redirect(struct bpf_sock_addr *ctx, bool v4, enum hoo
 	int allowed;
 
 	if (!v4 && addr_is_link_local_v6(&asked.ip))
-		asked.scope = address_scope(ctx);
+		asked.scope = ctx->sk->bound_dev_if ?: address_scope(ctx);
 	allowed = redirect_to(ctx, &asked, &given, hook);
 	if (allowed && given.port) {
 		name_write(ctx, v4, &given.ip);

@@ -162,6 +162,8 @@ static __always_inline void probe_note(struct bpf_sock_ops *ctx)
 	struct net *net = socket_net(ctx);
 	union addr from = addr_of(fields->family, fields->local_ip4, fields->local_ip6);
 
+	if (addr_stays_here(&key.to)) /* no pod's: and as many as anybody likes */
+		return;
 	if (!is_node(netns_id(net), BPF_CORE_READ(net, ns.inum)) ||
 	    !cgroup_has((__u64)socket_cgroup(kernel_socket(ctx)), 0, SOUGHT_KUBELET, 0))
 		return;

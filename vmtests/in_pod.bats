@@ -246,6 +246,57 @@ goes_on() {
 	stopped CONT
 }
 
+# To 15006 come neighbours: ztunnel would take what the number stands for as what one of
+# them has dialled, and go there without its policy.
+@test "a number says where to at ztunnel's outbound port alone" {
+	run -0 pod client "$TCP" dial 10.77.2.2 80
+	number
+	mkdir "$CG/ztunnel/inbound"
+	launch "$WORK/ztunnel-inbound" run_in ztunnel/inbound client "$TCP" share :: 15006 15008
+	for port in 15006 15008; do
+		run -0 pod client "$TCP" dial "$number" $port
+		has " local=[::ffff:$number]:$port " " orig4=E"
+	done
+	cgroup_end "$CG/ztunnel/inbound"
+}
+
+# A set whose last way has its last generation.
+numbers_nearly_through() { # NETNS-ID SET
+	local -a key value
+	key=("$(number_bytes 8 "$1")" "$(number_bytes 8 "$2")")
+	value=("$(number_bytes 8 0)")
+	for way in 0 1 2 3 4 5 6 7; do
+		# An address, its port, and the generation: in use, but for the last.
+		value+=("0 0 0 0 0 0 0 0 0 0 255 255 10 1 1 1 $(number_bytes 2 $((1000 + way)))")
+		value+=("$(number_bytes 2 2046) $(number_bytes 4 0) $(number_bytes 4 $((way < 7)))")
+		value+=("$(number_bytes 4 $((way < 7 ? $(cut -d . -f 1 /proc/uptime) : 0)))")
+	done
+	# shellcheck disable=SC2068,SC2086 # words
+	"$BPFTOOL" map update pinned "$PIN/maps/numbers" key ${key[@]} value ${value[@]}
+}
+
+number_bytes() { # COUNT NUMBER: lowest first
+	local i
+	for ((i = 0; i < $1; i++)); do printf '%d ' $(($2 >> 8 * i & 255)); done
+}
+
+@test "no number is the broadcast address of 127/8, which nobody can dial" {
+	local id port
+	read -r id _ < <(ip netns exec "$RUN-client" cat "$PIN/links/iter_netns")
+	# A destination of the last set, by number_give()'s hash.
+	for ((port = 1000; port < 9000; port++)); do
+		hash=$(((0x02024d0affff0000 ^ port << 17) * -7046029254386353131))
+		hash=$(((hash ^ (hash >> 32 & 0xffffffff)) * -7046029254386353131))
+		[ $((hash >> 55 & 511)) != 511 ] || break
+	done
+	numbers_nearly_through "$id" 511
+	run -0 pod client "$TCP" dial 10.77.2.2 $port
+	captured 10.77.2.2:$port
+	number
+	is "$(set_of "$number")" 511
+	[ "$number" != 127.255.255.255 ]
+}
+
 @test "clients that have sent and closed before the proxy accepts: all arrive" {
 	leave client
 	listen_in client web
@@ -329,6 +380,33 @@ open('$WORK/renewed').read(); print(*s.getpeername(), *s.getsockname()[:1])"
 	echo >"$WORK/renewed"
 	retry 100 grep -q 10.77 "$WORK/old"
 	is "$(tail -n 1 "$WORK/old")" "10.9.9.9 ${ports[0]} 10.77.1.2"
+}
+
+@test "an IPv6 client keeps its names when its number is another's" {
+	leave client
+	mkdir "$CG/ztunnel/client"
+	launch "$WORK/holds" run_in ztunnel/client client python3 -ISc '
+import socket
+l = socket.create_server(("::", 15001), family=socket.AF_INET6, dualstack_ipv6=True)
+print("ready", flush=True)
+s = l.accept()[0]
+s.send(b"x")
+s.recv(1)'
+	rm "$WORK/renewed"
+	mkfifo "$WORK/renewed"
+	launch "$WORK/old" python client "
+s = dial(('fd00:77::2', 80)); s.recv(1); print('ready', flush=True)
+open('$WORK/renewed').read(); print(*s.getpeername()[:2], *s.getsockname()[:1])"
+	"$BPFTOOL" -j map dump pinned "$PIN/maps/numbers" | jq -r '.[] | .key | @sh' | tr -d "'" |
+		while read -r key; do
+			# shellcheck disable=SC2086 # words
+			"$BPFTOOL" map delete pinned "$PIN/maps/numbers" key hex ${key//0x/}
+		done
+	echo >"$WORK/renewed"
+	retry 100 grep -q fd00 "$WORK/old"
+	is "$(tail -n 1 "$WORK/old")" "fd00:77::2 80 fd00:77::1"
+	leave client
+	listen_in client
 }
 
 # All but the first destination, until they have all eight numbers of the set.
@@ -517,6 +595,35 @@ for i in range(20):
 	onramp forget 10.77.3.2
 	rmdir "$CG/next"
 	is "$(entries ztunnels)" 1
+}
+
+@test "127/8 is what it is to programs that have no ztunnel, and for datagrams" {
+	for where in node "pod outsider"; do
+		# shellcheck disable=SC2086 # words
+		run -0 $where python3 -ISc '
+import socket, time
+def each(kind, to):
+    c = socket.socket(socket.AF_INET, kind)
+    c.connect(to)
+    return c
+print(*each(socket.SOCK_DGRAM, ("127.64.0.5", 53)).getpeername())
+numbered = socket.create_server(("127.128.0.1", 15001))
+print(*each(socket.SOCK_STREAM, numbered.getsockname()).getsockname()[:1])
+server = socket.create_server(("127.100.0.1", 9999))
+c = each(socket.SOCK_STREAM, server.getsockname())
+server.accept()[0].close()
+time.sleep(0.1)
+print(*c.getpeername())'
+		is "$output" "127.64.0.5 53
+127.0.0.1
+127.100.0.1 9999"
+	done
+	run -0 pod client python3 -ISc '
+import socket
+c = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+c.connect(("127.64.0.5", 53))
+print(*c.getpeername())'
+	is "$output" "127.64.0.5 53"
 }
 
 @test "pods says who is in" {

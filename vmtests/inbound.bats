@@ -281,6 +281,10 @@ for to in "'$POD'", "'$OWN2'":
 			}
 		}
 	END
+	dial kubelet node $POD 80
+	[[ $output == *" peer=[::ffff:169.254.7.127]:"* ]]
+	count_arrivals "inbound=1"
+	inbound beside pod "/run/netns/$RUN-pod"
 	for each in "$POD 169.254.7.127 $NODE_IP" \
 		"$POD6 fd16:9254:7127:1337:ffff:ffff:ffff:ffff fd00:77::ff"; do
 		read -r address istio own <<<"$each"
@@ -306,6 +310,15 @@ for to in "'$POD'", "'$OWN2'":
 	ip netns exec "$RUN-node" nft delete table inet istio
 	count_arrivals "inbound=1"
 	is "$(entries probes)" 0
+	inbound attach pod "/run/netns/$RUN-pod"
+}
+
+@test "4: what a node program dials that is nobody's pod takes no probe's room" {
+	serve node 127.0.0.1 8080
+	kubelet_holds 3 127.0.0.1 8080
+	retry 100 grep -q holding "$WORK/holding"
+	is "$(entries probes)" 0
+	exec 9>&-
 }
 
 @test "5: inbound capture off: passes; HBONE and what the pod dials do not, loopback and ztunnel's ports stay closed" {

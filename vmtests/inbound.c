@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * inbound OBJECT PIN_DIR attach|bypass NAME NETNS - what arrives there goes to ztunnel
+ * inbound OBJECT PIN_DIR attach|bypass|beside NAME NETNS - what arrives goes to ztunnel
  * inbound OBJECT PIN_DIR detach NAME
  * inbound OBJECT PIN_DIR alone NAME NETNS - inbound_lookup there, and nothing before it
  * inbound OBJECT PIN_DIR note NAME CGROUP - what a ztunnel there begins to listen at
@@ -61,7 +61,8 @@ int main(int argc, char **argv)
 	char pin[4096];
 
 	if (argc < 4)
-		errx(1, "inbound OBJECT PIN_DIR attach|bypass|alone|detach|note [NAME [OF]]");
+		errx(1,
+		     "inbound OBJECT PIN_DIR attach|bypass|beside|alone|detach|note [NAME [OF]]");
 	if (!strcmp(argv[3], "detach") && argc == 5) {
 		result = inbound_detach(argv[2], argv[4]);
 	} else if (!strcmp(argv[3], "note") && argc == 6) {
@@ -78,7 +79,8 @@ int main(int argc, char **argv)
 			result = inbound_note(argv[2], netns);
 			if (!result || result == -ENOENT) /* in node mode it is not there */
 				result = inbound_attach(&template, argv[2], argv[4], netns,
-							!strcmp(argv[3], "bypass"), false);
+							!strcmp(argv[3], "bypass"),
+							!strcmp(argv[3], "beside"));
 		}
 	}
 	if (result)

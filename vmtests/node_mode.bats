@@ -152,15 +152,45 @@ for to, source in (zip(sys.argv[1:], ("127.0.0.1", "::1", "::ffff:127.0.0.1"))):
 import socket, sys
 s = socket.create_server(("::", 15001), family=socket.AF_INET6)
 print("ready", flush=True)
-c = s.accept()[0]
-name = c.getsockopt(41, 80, 28)
-to = (socket.inet_ntop(socket.AF_INET6, name[8:24]), int.from_bytes(name[2:4], "big"), 0,
-    int.from_bytes(name[24:28], sys.byteorder))
-with socket.socket(socket.AF_INET6) as out:
-    out.connect(to)
-    c.sendall(out.makefile("rb").readline())'
+while True:
+    c = s.accept()[0]
+    name = c.getsockopt(41, 80, 28)
+    to = (socket.inet_ntop(socket.AF_INET6, name[8:24]), int.from_bytes(name[2:4], "big"), 0,
+        int.from_bytes(name[24:28], sys.byteorder))
+    with socket.socket(socket.AF_INET6) as out:
+        out.connect(to)
+        c.sendall(out.makefile("rb").readline())
+    c.close()'
 	link_local=$(ip -n "$RUN-server" -6 -o addr show dev eth0 scope link | awk '{ sub("/.*", "", $4); print $4 }')
-	run -0 pod client "$TCP" dial "$link_local%eth0" 80
-	has "dialled=[$link_local]:80 " " local=[$link_local]:80 " " on=80"
-	[[ $output != *"peer=[fd00:77::1]:"* ]]
+	for scoped in "$TCP dial $link_local%eth0" "$ROOT/build/sockets by-device $link_local"; do
+		# shellcheck disable=SC2086 # words
+		run -0 pod client $scoped 80
+		has "dialled=[$link_local]:80 " " local=[$link_local]:80 " " on=80"
+		[[ $output != *"peer=[fd00:77::1]:"* ]]
+	done
+}
+
+# Without CAP_NET_RAW a socket stays bound. By eth1 it may meet somebody who has ztunnel's
+# address as well.
+@test "bound to a device that does not lead to ztunnel: refused; to the pod's own, captured" {
+	ztunnel_becomes "$TCP" share :: 15001
+	ip -n "$RUN-client" link add eth1 type veth peer name eth1 netns "$RUN-server"
+	ip -n "$RUN-client" addr add 172.20.0.2/24 dev eth1
+	ip -n "$RUN-client" link set eth1 up
+	for to in 10.77.2.2 fd00:77::2; do
+		for device in eth0 eth1; do
+			run pod client setpriv --bounding-set=-all --inh-caps=-all python3 -ISc "
+import socket
+s = socket.socket(socket.AF_INET6 if ':' in '$to' else socket.AF_INET)
+s.settimeout(3)
+s.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b'$device')
+try:
+    s.connect(('$to', 80))
+    print(s.recv(300).decode())
+except OSError as e:
+    print(e.errno)"
+			if [ "$device" = eth0 ]; then has ":15001 "; else is "$output" 1; fi
+		done
+	done
+	ip -n "$RUN-client" link del eth1
 }

@@ -21,10 +21,12 @@ setup_file() {
 	cat >"$WORK/ask.py" <<-'END'
 		# ask.py FAMILY connect|sendto RESOLVER...: asks each in turn, by one
 		# socket; prints who answered, and what.
-		import socket, sys
+		import os, socket, sys
 		family, how, resolvers = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
 		s = socket.socket(family and socket.AF_INET6 or socket.AF_INET, socket.SOCK_DGRAM)
 		s.settimeout(3)
+		if "DEVICE" in os.environ:
+		    s.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, os.environ["DEVICE"].encode())
 		query = b"\x12\x34\1\0\0\1\0\0\0\0\0\0\1x\4test\0\0\1\0\1"
 		for resolver in resolvers:
 		    try:
@@ -181,6 +183,13 @@ queries() { metric "dns_queries_total{verdict=\"$1\"}"; }
 		run -0 pod client dig +short +tries=1 +tcp "@$resolver" x.test
 		is "$output" "$CAPTURED"
 	done
+	# By eth0 a query would go out, to loopback; what is not to be unbound is refused.
+	for family in 0,10.77.2.2 6,fd00:77::2; do
+		run -0 pod client env DEVICE=eth0 python3 "$WORK/ask.py" "${family%,*}" connect "${family#*,}"
+		is "$output" "${family#*,} 53 $CAPTURED"
+		run -0 pod client env DEVICE=eth0 python3 "$WORK/ask.py" "${family%,*}" sendto "${family#*,}"
+		is "$output" "${family#*,} error 1"
+	done
 	run -0 run_in ztunnel/in-client client dig +short +tries=1 @10.77.2.2 x.test
 	is "$output" "$DIRECT"
 }
@@ -205,4 +214,10 @@ queries() { metric "dns_queries_total{verdict=\"$1\"}"; }
 	run -0 ask 0 connect 10.77.2.2
 	is "$output" "10.77.2.2 error 111"
 	is "$(queries redirected)" $((before + 1))
+	# A program of the pod's that listens as ztunnel does is none.
+	mkdir "$CG/client/own"
+	launch "$WORK/own" run_in client/own client "$TCP" serve 127.0.0.1 15001
+	run -0 ask 0 connect 10.77.2.2
+	is "$output" "10.77.2.2 error 111"
+	cgroup_end "$CG/client/own"
 }
