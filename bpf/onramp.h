@@ -58,6 +58,7 @@ enum settings_flag {
 	DNS_CAPTURE = 1 << 1,	  /* port 53 goes to the DNS listener */
 	ZTUNNEL_KNOWN = 1 << 2,	  /* by its cgroup or netns: no other pod may have its address */
 	STRICT = 1 << 3,	  /* a pod with a UID of which no rule speaks is refused */
+	KUBELET_GIVEN = 1 << 4,	  /* `kubelets` holds those of -k, and no other */
 };
 
 /* ztunnels: id of a cgroup that is a ztunnel's, or its pod's -> which one it is. */

@@ -35,6 +35,8 @@ static struct settings settings_wanted(const struct options *options)
 		settings.flags |= DNS_CAPTURE;
 	if (options->given['s'])
 		settings.flags |= STRICT;
+	if (options->given['k'])
+		settings.flags |= KUBELET_GIVEN;
 	return settings;
 }
 

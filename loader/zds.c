@@ -212,6 +212,7 @@ static void go_round(void)
 	wake_at = now() + BEAT;
 	handle(events, count);
 	bpf_tick();
+	bpf_kubelet_tick();
 	files_tick();
 	pods_step();
 	outside_step();

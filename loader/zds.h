@@ -9,7 +9,7 @@
  *   zds_lists.c    the lists in DIR: ztunnels' pods, and those outside
  *   zds_status.c   the files that it keeps itself: how pods are, what was told
  *   zds_bpf.c      what BPF knows of pods, and is told of them
- *   zds_hooks.c    programs on cgroups: ztunnels', and for DNS
+ *   zds_hooks.c    programs on cgroups: ztunnels', for DNS, the kubelet's
  *   zds_cgroups.c  where a pod's processes are
  *   zds_pods.c     the list of pods, and what events and answers say of one
  *   zds_join.c     joins what is said and what BPF knows: how a pod joins, leaves and ends
@@ -204,10 +204,16 @@ int bpf_listening_noted(const char *cgroup, bool noted);
 /* Its pod's cgroup is ztunnel's from now on. */
 int bpf_ztunnel_joins(const char *cgroup);
 
+/* Where the kubelet's cgroup went with it, it is known again once there is one. */
+void bpf_kubelet_tick(void);
+
 /* Whether a cgroup, by its id, is one of those that are known as ztunnel's. */
 bool bpf_is_ztunnels(__u64 cgroup);
 
 /* zds_cgroups.c */
+
+/* The cgroup that onramp is for, in whichever cgroup2 is mounted here. NULL: not here. */
+const char *cgroups_root(void);
 
 /* The path of a pod's cgroup, until the next call; NULL: there is none. */
 const char *cgroup_of(const union uid *uid);

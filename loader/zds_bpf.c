@@ -129,6 +129,7 @@ void bpf_open(void)
 	maps.ztunnels = map_open("ztunnels", sizeof(__u64), sizeof(struct ztunnel));
 	maps.starts = map_open("ztunnel_starts", sizeof(__u32), sizeof(__u64));
 	maps.stats = map_open("stats", sizeof(__u32), sizeof(struct stats));
+	maps.kubelets = map_open("kubelets", sizeof(__u64), sizeof(__u32));
 	maps.listeners = map_open("listeners", sizeof(struct listener_key), sizeof(__u64));
 	if (!settings_read(&settings) || settings.mode != IN_POD_MODE)
 		die("%s: not in in-pod mode: onramp load without -z", config.pin_dir);

@@ -16,6 +16,7 @@ struct maps {
 	int starts;
 	int stats;
 	int listeners;
+	int kubelets;
 };
 extern struct maps maps;
 

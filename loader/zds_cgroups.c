@@ -69,8 +69,7 @@ static bool is_id(struct search *search, const char *path, const char *name, __u
 	return true;
 }
 
-/* The cgroup that onramp is for, in whichever cgroup2 is mounted here. NULL: not here. */
-static const char *root_path(void)
+const char *cgroups_root(void)
 {
 	static struct search search = { .act = is_id };
 	struct mntent *mount;
@@ -128,7 +127,7 @@ static bool list_add(struct search *search, const char *path, const char *name, 
 static void list_make(void)
 {
 	struct search search = { .act = list_add, .descends = is_no_pods };
-	const char *root = root_path();
+	const char *root = cgroups_root();
 
 	if (list.made_at && now() < list.made_at + FRESH)
 		return;
@@ -207,7 +206,7 @@ static bool is_known_ztunnels(struct search *search, const char *path, const cha
 const char *cgroup_of_ztunnel(pid_t pid)
 {
 	static struct search search = { .act = is_known_ztunnels };
-	const char *root = root_path();
+	const char *root = cgroups_root();
 	char uid[UID_STRLEN];
 
 	list.made_at = 0;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* onramp-zds: the programs that it attaches to cgroups: ztunnels', and those of pods with DNS. */
 #include "inbound.h"
+#include "kubelets.h"
 #include "zds_bpf.h"
 #include <bpf/bpf.h>
 #include <fcntl.h>
@@ -8,6 +9,8 @@
 #include <limits.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+
+#define KUBELET_PAUSE 5000 /* where there is none, its search goes through all processes */
 
 /* A program of PIN_DIR/programs, and where it is attached. */
 struct hook {
@@ -191,8 +194,29 @@ int bpf_listening_noted(const char *cgroup, bool noted)
 	return hook_detach(&of_listening, place);
 }
 
-/* Not while a loader is at work, which gives places too: as it does, by the directory. */
-int bpf_ztunnel_joins(const char *cgroup)
+static int kubelets_found; /* by a search */
+
+/* What is dialled from there is a probe from now on. */
+static int kubelet_joins(const char *cgroup)
+{
+	struct stat status;
+	char name[32];
+	__u32 one = 1;
+	__u64 id;
+	int err;
+
+	if (stat(cgroup, &status))
+		return -errno;
+	id = status.st_ino;
+	snprintf(name, sizeof(name), "kubelet-%d", kubelets_found++);
+	err = hooks_attach(&of_listening, 1, cgroup, name);
+	if (!err && bpf_map_update_elem(maps.kubelets, &id, &one, BPF_ANY))
+		err = -errno;
+	return err;
+}
+
+/* Not while a loader is at work, which does the same: as it does, by the directory. */
+static int alone(int (*act)(const char *cgroup), const char *cgroup)
 {
 	char *copy = strdup(config.pin_dir);
 	int directory, err;
@@ -203,9 +227,44 @@ int bpf_ztunnel_joins(const char *cgroup)
 	free(copy);
 	if (directory < 0)
 		return -errno;
-	err = flock(directory, LOCK_EX | LOCK_NB) ? -errno : ztunnel_joins(cgroup);
+	err = flock(directory, LOCK_EX | LOCK_NB) ? -errno : act(cgroup);
 	close(directory);
 	return err;
+}
+
+int bpf_ztunnel_joins(const char *cgroup)
+{
+	return alone(ztunnel_joins, cgroup);
+}
+
+static void kubelet_found(const char *cgroup)
+{
+	int err = alone(kubelet_joins, cgroup);
+
+	if (err)
+		log_event("kubelet-not-known", "cgroup=%s error=\"%s\"", cgroup, strerror(-err));
+	else
+		log_event("kubelet", "cgroup=%s", cgroup);
+}
+
+void bpf_kubelet_tick(void)
+{
+	static __u64 next;
+	struct settings settings;
+	struct stat status;
+	const char *root;
+	__u64 id;
+
+	if (now() < next || !bpf_map_get_next_key(maps.kubelets, NULL, &id))
+		return;
+	next = now() + KUBELET_PAUSE;
+	root = cgroups_root();
+	if (!root || !settings_read(&settings) || settings.flags & KUBELET_GIVEN)
+		return;
+	if (!settings.node_netns && !stat("/proc/1/ns/net", &status))
+		settings.node_netns = status.st_ino;
+	kubelets_found = 0;
+	kubelets_search(root, settings.node_netns, kubelet_found);
 }
 
 bool bpf_is_ztunnels(__u64 cgroup)

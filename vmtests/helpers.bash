@@ -379,3 +379,23 @@ step() { # N [WANTED...]: of what it says of the Nth, which is in output then
 	output=$(sed -n "$1p" "$WORK/dialled")
 	has "${@:2}"
 }
+
+# A process of that name in a cgroup and a netns, for as long as its cgroup lives.
+named() { # NAME CGROUP NETNS [COMMAND...]
+	[ -e "$BATS_TEST_TMPDIR/$1" ] || cp "$TCP" "$BATS_TEST_TMPDIR/$1"
+	mkdir -p "$CG/$2"
+	"$TCP" in "$CG/$2/cgroup.procs" "/run/netns/$RUN-$3" "${@:4}" \
+		"$BATS_TEST_TMPDIR/$1" share 127.0.0.1 $((20000 + RANDOM % 10000)) >/dev/null 3>&- &
+	disown
+	retry 100 grep -q "$1" "/proc/$!/comm"
+}
+
+# The ids in map kubelets, in order.
+kubelets() {
+	"$BPFTOOL" -j map dump pinned "$PIN/maps/kubelets" |
+		jq -r '.[].formatted.key' | sort -n | paste -sd ' '
+}
+
+ids() { # DIRECTORY...: as kubelets prints them
+	stat -c %i "$@" | sort -n | paste -sd ' '
+}

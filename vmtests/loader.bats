@@ -382,16 +382,6 @@ bypass  10.88.0.0/16"
 	onramp unload
 }
 
-# The ids in map kubelets, in order.
-kubelets() {
-	"$BPFTOOL" -j map dump pinned "$PIN/maps/kubelets" |
-		jq -r '.[].formatted.key' | sort -n | paste -sd ' '
-}
-
-ids() { # DIRECTORY...: as kubelets prints them
-	stat -c %i "$@" | sort -n | paste -sd ' '
-}
-
 @test "without -z: in-pod mode, with other programs; from one mode to the other and back" {
 	load_from node -e 10.77.1.0/24
 	links() { (cd "$PIN/links" && echo *name* *bind* *getsockopt* sock_ops*); }
@@ -469,16 +459,6 @@ warns() { # WARNING... -- COMMAND...
 	load_from node
 	is "$(cd "$PIN/links" && echo getsockopt*)" getsockopt-0
 	onramp unload
-}
-
-# A process of that name in a cgroup and a netns, for as long as its cgroup lives.
-named() { # NAME CGROUP NETNS [COMMAND...]
-	[ -e "$BATS_TEST_TMPDIR/$1" ] || cp "$TCP" "$BATS_TEST_TMPDIR/$1"
-	mkdir -p "$CG/$2"
-	"$TCP" in "$CG/$2/cgroup.procs" "/run/netns/$RUN-$3" "${@:4}" \
-		"$BATS_TEST_TMPDIR/$1" share 127.0.0.1 $((20000 + RANDOM % 10000)) >/dev/null 3>&- &
-	disown
-	retry 100 grep -q "$1" "/proc/$!/comm"
 }
 
 # bats test_tags=once

@@ -212,3 +212,26 @@ nothing_is_heeded() {
 	member_down one
 	member_down two
 }
+
+@test "the kubelet's cgroup, where its own counts: known again after it has gone, but with -k" {
+	named kubelet units/kubelet.service node
+	zds_load
+	is "$(kubelets)" "$(ids "$CG/units/kubelet.service")"
+	cgroup_end "$CG/units"
+	is "$(kubelets)" ""
+	named kubelet units/kubelet.service node
+	retry 100 kubelet_is_known
+	is "$("$BPFTOOL" -j link show pinned "$PIN/links/sock_ops-kubelet-0" | jq .cgroup_id)" \
+		"$(kubelets)"
+	said zds "event=kubelet cgroup=.*/units/kubelet.service"
+	zds_load -k "$CG/units"
+	cgroup_end "$CG/units"
+	named kubelet units/kubelet.service node
+	sleep 6
+	is "$(kubelets)" ""
+	cgroup_end "$CG/units"
+}
+
+kubelet_is_known() {
+	[ "$(kubelets)" = "$(ids "$CG/units/kubelet.service")" ]
+}
