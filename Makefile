@@ -178,9 +178,14 @@ cpu_amd64 := x86_64
 cpu_arm64 := aarch64
 loader_for = $(B)/$(if $(filter-out $(ARCH),$(cpu_$(1))),$(1)/)onramp
 
+# What the archives are called in them: others are made when that is to be another.
+$(B)/image-names: FORCE
+	$(Q)mkdir -p $(@D)
+	$(Q)echo '$(IMAGE) $(NODE_IMAGE)' | cmp -s - $@ || echo '$(IMAGE) $(NODE_IMAGE)' >$@
+
 image: $(B)/onramp.oci.tar $(B)/onramp-node.oci.tar ## build/onramp-node.oci.tar, and the loader's image
 
-$(B)/onramp.oci.tar: scripts/image $(foreach arch,$(IMAGE_ARCHS),$(call loader_for,$(arch)))
+$(B)/onramp.oci.tar: scripts/image $(B)/image-names $(foreach arch,$(IMAGE_ARCHS),$(call loader_for,$(arch)))
 	$(call say,IMAGE,$@)
 	$(Q)scripts/image $(IMAGE) \
 		$(foreach arch,$(IMAGE_ARCHS),$(arch)=$(call loader_for,$(arch))) >$@
@@ -191,7 +196,7 @@ $(B)/node-base.tar: scripts/node-base | setup-image
 	$(Q)scripts/node-base >$@
 
 NODE_PROGRAMS := $(B)/onramp $(B)/onramp-zds $(COMMANDS)
-$(B)/onramp-node.oci.tar: scripts/image $(B)/node-base.tar $(NODE_PROGRAMS)
+$(B)/onramp-node.oci.tar: scripts/image $(B)/image-names $(B)/node-base.tar $(NODE_PROGRAMS)
 	$(call say,IMAGE,$@)
 	$(Q)scripts/image $(NODE_IMAGE) $$(dpkg --print-architecture)=$(B)/node-base.tar \
 		$(NODE_PROGRAMS) >$@

@@ -48,7 +48,7 @@ loader_for() { # ARCHITECTURE
 }
 
 @test "built again, in another directory, each is the same archive" {
-	local other=$BATS_TEST_TMPDIR/elsewhere/onramp
+	local other=$BATS_FILE_TMPDIR/elsewhere/onramp
 	mkdir -p "$other/build"
 	cp -r "$ROOT"/{bpf,loader,scripts,vmtests,Makefile} "$other"
 	cp "$ROOT/build/node-base.tar" "$other/build" # Debian's part takes a minute
@@ -57,6 +57,18 @@ loader_for() { # ARCHITECTURE
 		run -0 make -C "$other" image
 	cmp "$ARCHIVE" "$other/build/onramp.oci.tar"
 	cmp "$NODE" "$other/build/onramp-node.oci.tar"
+}
+
+@test "made once more by another name it has that name, and then its first one" {
+	local other=$BATS_FILE_TMPDIR/elsewhere/onramp make
+	make=(env "VERSION=$(cat "$ROOT/build/version")" "ONRAMP_LIBS=$ROOT/build" make -C "$other" image)
+	name() { tar -xOf "$other/build/onramp-node.oci.tar" index.json | jq -r '.manifests[].annotations[]'; }
+	run -0 "${make[@]}" NODE_IMAGE=localhost/onramp-node:2
+	is "$(name)" localhost/onramp-node:2
+	run -0 "${make[@]}"
+	is "$(name)" localhost/onramp-node:latest
+	run -0 "${make[@]}"
+	[[ $output != *IMAGE* ]] # nothing is made for nothing
 }
 
 @test "a release: all of it, by the version that git says, and its checksums; what is not committed is none" {
