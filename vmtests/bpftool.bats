@@ -55,3 +55,42 @@ teardown_file() {
 	run -0 pod client "$TCP" dial 10.77.2.2 80
 	has "orig4=10.77.2.2:80 "
 }
+
+there() { # pins, and what is attached
+	find "$WORK/bpf"
+	"$BPFTOOL" cgroup tree "$CG"
+}
+
+refused() { # TEXT ARGUMENT...
+	local before
+	before=$(there)
+	run -1 "$ROOT/scripts/load-with-bpftool" "${@:2}"
+	is "$output" "load-with-bpftool: $1"
+	is "$(there)" "$before"
+}
+
+@test "what cannot be is said in one line, before anything is done" {
+	local new=$WORK/bpf/new cidr
+	for cidr in 10.77.1.2 10.77.1.0/33 10.77.1.256/32 fd00:77::/64; do
+		refused "$cidr: no IPv4 network: give one such as 10.77.1.2/32" "$CG" "$new" 10.77.0.9 10.77.2.0/24 "$cidr"
+	done
+	refused "fd00:77::9: no IPv4 address: give ztunnel's, such as 10.77.0.9" "$CG" "$new" fd00:77::9
+	refused "$WORK: no cgroup: give a directory in a cgroup2" "$WORK" "$new" 10.77.0.9
+	ZTUNNEL_CGROUP=$CG/none refused "$CG/none: no cgroup: give a directory in a cgroup2" "$CG" "$new" 10.77.0.9
+	NODE_NETNS=$WORK/none refused "$WORK/none: not there: give the node's netns" "$CG" "$new" 10.77.0.9
+	refused "$WORK/bpf/plain: is there already: remove it, or give another" "$CG" "$WORK/bpf/plain" 10.77.0.9
+	refused "$WORK: no bpffs: give a new directory in one" "$CG" "$WORK/new" 10.77.0.9
+	refused "$WORK/bpf/a.b: cannot be made: be root, and give a name without dots" "$CG" "$WORK/bpf/a.b" 10.77.0.9
+}
+
+@test "after a step that fails nothing is left" {
+	local before
+	mkdir "$CG/failing"
+	"$BPFTOOL" prog loadall "$ROOT/build/other.bpf.o" "$WORK/bpf/other"
+	"$BPFTOOL" cgroup attach "$CG/failing" cgroup_inet4_connect pinned "$WORK/bpf/other/other_connect4"
+	before=$(there)
+	run -1 "$ROOT/scripts/load-with-bpftool" "$CG/failing" "$WORK/bpf/new" 10.77.0.9
+	is "$(there)" "$before"
+	rm -r "$WORK/bpf/other"
+	rmdir "$CG/failing"
+}
