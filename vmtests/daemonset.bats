@@ -103,6 +103,29 @@ way_is() { # WAY
 	has "Read-only file system"
 }
 
+@test "the doctor, by scripts/README.md's command: it finds all, and the container's rights do" {
+	local command pid
+	command=$(section scripts/README.md "When something is wrong" |
+		sed -n 's/^\$ kubectl -n onramp exec POD -- //p')
+	[[ $command == *" -r /proc/1/root" ]]
+	# Where the node's files are, of a process that has ours there.
+	unshare --mount sh -ec '
+		mount --bind "$0/bpf" /sys/fs/bpf
+		mount -t tmpfs none /var/lib
+		mkdir /var/lib/onramp
+		mount --bind "$1" /var/lib/onramp
+		exec sleep 1000000' "$WORK" "$STATE" 3>&- &
+	pid=$!
+	retry 100 test -d "/proc/$pid/root/var/lib/onramp/workloads"
+	read -ra words <<<"${command/\/1\//\/$pid\/}"
+	run runc exec zds "${words[@]}"
+	kill "$pid"
+	is "$(grep -vE '^(ok|-)  ' <<<"$output")$status" 0
+	has "-     rights    without CAP_NET_ADMIN" "ok    bpffs     /node/bpf/onramp" \
+		"ok    links     attached to " "ok    pods      " "ok    zds       " \
+		"ok    workloads 1 pods are enabled"
+}
+
 @test "zds: it begins anew, and nothing changes" {
 	container base zds
 	ready "$WORK/zds"

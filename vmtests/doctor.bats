@@ -453,7 +453,7 @@ dead() { # LINK: by and by
 	retry 100 grep -q . "$CG/client/cgroup.procs"
 	doctor
 	zds="FAIL  zds       nobody tells ztunnel of pods at $WORK/zds-socket: start onramp-zds"
-	says 1 "FAIL  ztunnel   not known, so that it is told of no destination: onramp load -t
+	says 1 "FAIL  ztunnel   not known, so that it is told of no destination: start onramp-zds, write its UID to $WORK/root/var/lib/onramp/workloads/ztunnels
 $zds"
 	in_pod -t "$CG/proxy"
 	deaf="FAIL  ztunnel   nobody listens on 10.77.1.2, port 15001, so that connects fail: start it"
