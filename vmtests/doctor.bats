@@ -143,9 +143,9 @@ v1_of() { # KERNEL GROUPS-OF-NET_CLS GROUPS-OF-NET_PRIO
 
 @test "no bpffs, one that is read-only, or something else in the place of the pins" {
 	PIN=$WORK/none/onramp
-	not_loaded "FAIL  bpffs     no directory $WORK/none: mount -t bpf bpf /sys/fs/bpf, or give -p"
+	not_loaded "FAIL  bpffs     no directory $WORK/none: mount -t bpf -o mode=700 bpf /sys/fs/bpf, or give -p"
 	PIN=$WORK/onramp
-	not_loaded "FAIL  bpffs     $WORK is in none: mount -t bpf bpf /sys/fs/bpf, or give -p"
+	not_loaded "FAIL  bpffs     $WORK is in none: mount -t bpf -o mode=700 bpf /sys/fs/bpf, or give -p"
 	PIN=$WORK/bpf/onramp
 	break="mount -o remount,bind,ro '$WORK/bpf'"
 	not_loaded "FAIL  bpffs     $WORK/bpf cannot be written: be root, and mount it rw"
