@@ -55,18 +55,20 @@ all: $(B)/onramp.bpf.o $(B)/onramp $(B)/onramp-zds ## build the object, the load
 
 PREFIX ?= /usr/local
 COMMANDS := $(wildcard scripts/onramp-* scripts/enroll-by-label)
+UNIT := lib/systemd/system/onramp.service
 to := $(DESTDIR)$(PREFIX)
 
-install: all ## loader, object, manual, scripts; PREFIX, DESTDIR
-	$(Q)install -d $(to)/sbin $(to)/lib/onramp $(to)/share/man/man8
+install: all ## all of it, with the boot's unit; PREFIX, DESTDIR
+	$(Q)install -d $(to)/sbin $(to)/lib/onramp $(to)/share/man/man8 $(dir $(to)/$(UNIT))
 	$(Q)install $(B)/onramp $(B)/onramp-zds $(COMMANDS) $(to)/sbin
 	$(Q)install -m 644 $(B)/onramp.bpf.o $(to)/lib/onramp
 	$(Q)install scripts/load-with-bpftool scripts/find-bpftool $(to)/lib/onramp
 	$(Q)scripts/usage-to-man loader/usage.txt scripts/onramp.8.in | \
 		sed 's|@PREFIX@|$(PREFIX)|' >$(to)/share/man/man8/onramp.8
+	$(Q)sed 's|/usr/local/|$(PREFIX)/|' scripts/systemd/onramp.service >$(to)/$(UNIT)
 
 uninstall: ## what install put there
-	$(Q)rm -rf $(to)/lib/onramp $(to)/share/man/man8/onramp.8 \
+	$(Q)rm -rf $(to)/lib/onramp $(to)/$(UNIT) $(to)/share/man/man8/onramp.8 \
 		$(addprefix $(to)/sbin/,onramp onramp-zds $(notdir $(COMMANDS)))
 
 tools: $(TOOLS) ## what the suites need besides

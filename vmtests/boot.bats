@@ -35,6 +35,8 @@ way_is() { # POD WAY
 	run -0 systemd-analyze verify --recursive-errors=no "$BATS_TEST_TMPDIR/onramp.service"
 	is "$output" ""
 	for kubelet in kubelet k3s k3s-agent; do grep -q "^Before=.*\b$kubelet.service" "$UNIT"; done
+	# A oneshot's start may take for ever, by default.
+	grep -qE "^TimeoutStartSec=[0-9]+min$" "$UNIT"
 	# It loads as the DaemonSet does.
 	grep -q " load --dns " "$UNIT"
 	grep -q -- "\[load, .*, --dns\]" "$ROOT/scripts/kubernetes/base/onramp.yaml"

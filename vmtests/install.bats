@@ -17,6 +17,7 @@ setup_file() {
 		"755 opt/x/lib/onramp/find-bpftool
 755 opt/x/lib/onramp/load-with-bpftool
 644 opt/x/lib/onramp/onramp.bpf.o
+644 opt/x/lib/systemd/system/onramp.service
 644 opt/x/share/man/man8/onramp.8"
 	cmp "$OBJECT" "$TO/opt/x/lib/onramp/onramp.bpf.o"
 	cmp "$ONRAMP" "$TO/opt/x/sbin/onramp"
@@ -27,6 +28,20 @@ setup_file() {
 	has "usage: onramp load"
 	run -0 env -i "$TO/opt/x/sbin/onramp" --version
 	is "$output" "onramp $(cat "$ROOT/build/version")"
+}
+
+@test "the boot's unit, by scripts/README.md's commands: enabled, and it calls what was installed" {
+	command -v systemctl >/dev/null || skip "no systemctl"
+	grep -q '^ExecStart=/opt/x/sbin/onramp load ' "$TO/opt/x/lib/systemd/system/onramp.service"
+	local fresh=$BATS_TEST_TMPDIR/fresh
+	section scripts/README.md "What protects whom" | sed -n 's/^# //p' >"$BATS_TEST_TMPDIR/commands"
+	is "$(wc -l <"$BATS_TEST_TMPDIR/commands")" 2
+	make() { command make -C "$ROOT" "$@" DESTDIR="$fresh"; }
+	systemctl() { command systemctl --root="$fresh" "$@"; }
+	# shellcheck source=/dev/null
+	. "$BATS_TEST_TMPDIR/commands"
+	is "$(readlink "$fresh"/etc/systemd/system/*/onramp.service)" /usr/local/lib/systemd/system/onramp.service
+	grep -q '^ExecStart=/usr/local/sbin/onramp load ' "$fresh/usr/local/lib/systemd/system/onramp.service"
 }
 
 @test "load-with-bpftool finds the object where it was installed" {
