@@ -179,7 +179,11 @@ direct() { # DESTINATION
 }
 
 # bats test_tags=runc
-@test "a pod excluded by a longer prefix is left alone, until it is forgotten" {
+@test "the longest prefix counts: a pod excluded by it is left alone, until it is forgotten" {
+	onramp exclude 10.77.0.0/16 # which the rule of 10.77.1.0/24 is within
+	run -0 pod client "$TCP" dial 10.77.2.2 80
+	captured 15001 10.77.2.2:80
+	onramp forget 10.77.0.0/16
 	onramp exclude 10.77.1.2
 	run -0 pod client "$TCP" dial 10.77.2.2 80
 	direct 10.77.2.2:80
