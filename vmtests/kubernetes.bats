@@ -143,6 +143,11 @@ spec.containers.1.args.3=kube-system"
 		| [$pod.initContainers[], $pod.containers[] | .securityContext.capabilities.add // [] | .[]] - $scc.allowedCapabilities
 		  + [$pod.volumes[] | keys[] | select(. != "name")] - $scc.volumes
 		  + ($scc.users - ["system:serviceaccount:onramp:onramp"])')" '[]'
+	# Other clusters know no SCC, so that remove cannot have it: deleted is openshift.
+	objects='map(.kind + "/" + .metadata.name) | sort'
+	is "$(rendered openshift "$objects")" \
+		"$(rendered remove ". + [{ kind: \"SecurityContextConstraints\", metadata: { name: \"onramp\" } }] | $objects")"
+	grep -q '`scripts/kubernetes/openshift`' "$ROOT/README.md"
 }
 
 # As the API server patches ztunnel's DaemonSet.
