@@ -25,19 +25,22 @@ teardown_file() {
 
 # Runs the loader to its end, in the pod, with these capabilities only.
 init_container() { # POD ZTUNNEL_IP CAPABILITY...
-	local bundle=$WORK/bundles/$1-init cgroup
+	local bundle=$WORK/bundles/$1-init cgroup at
+	# Where the table has it, which is not where AppArmor's profiles forbid to write.
+	at=$(sed -n "s#^| the node's /sys/fs/bpf at \([^ ,]*\).*#\1#p" "$ROOT/scripts/README.md")
+	[[ $at == /* && $at != /sys/* ]] || return
 	mkdir -p "$bundle" "$WORK/init-root"
 	cp "$ONRAMP" "$WORK/init-root/onramp"
 	cgroup=$(pod_cgroup "$1")/init
 	CONTAINER_ROOT=$WORK/init-root container_config "$1" "${cgroup#"$(cgroup2_mount)"}" \
-		/onramp load --enroll 10.77.1.0/24 --node-netns /node |
-		jq --arg ip "$2" --arg bpffs "$WORK/bpf" --arg node "/run/netns/$RUN-node" --arg cgroup "/sys/fs/cgroup${CG#"$(cgroup2_mount)"}" '
+		/onramp load --enroll 10.77.1.0/24 --node-netns /node-netns --pin-dir "$at/onramp" |
+		jq --arg ip "$2" --arg at "$at" --arg bpffs "$WORK/bpf" --arg node "/run/netns/$RUN-node" --arg cgroup "/sys/fs/cgroup${CG#"$(cgroup2_mount)"}" '
 			.process.env = ["ZTUNNEL_IP=" + $ip]
 			| .process.capabilities[] = $ARGS.positional
 			| .mounts += [
 				{ destination: "/sys", type: "sysfs", source: "sysfs", options: ["ro"] },
-				{ destination: "/node", source: $node, options: ["bind"] },
-				{ destination: "/sys/fs/bpf", source: $bpffs, options: ["bind"] },
+				{ destination: "/node-netns", source: $node, options: ["bind"] },
+				{ destination: $at, source: $bpffs, options: ["bind"] },
 				{ destination: "/sys/fs/cgroup", source: $cgroup, options: ["bind"] }]
 			' --args -- "${@:3}" >"$bundle/config.json"
 	runc run --bundle "$bundle" "$1-init" 3>&-
