@@ -65,10 +65,11 @@ install: all ## all of it, with the boot's unit; PREFIX, DESTDIR
 	$(Q)install scripts/load-with-bpftool scripts/find-bpftool $(to)/lib/onramp
 	$(Q)scripts/usage-to-man loader/usage.txt scripts/onramp.8.in | \
 		sed 's|@PREFIX@|$(PREFIX)|' >$(to)/share/man/man8/onramp.8
+	$(Q)scripts/usage-to-man loader/usage-zds.txt scripts/zds.8.in >$(to)/share/man/man8/onramp-zds.8
 	$(Q)sed 's|/usr/local/|$(PREFIX)/|' scripts/systemd/onramp.service >$(to)/$(UNIT)
 
 uninstall: ## what install put there
-	$(Q)rm -rf $(to)/lib/onramp $(to)/$(UNIT) $(to)/share/man/man8/onramp.8 \
+	$(Q)rm -rf $(to)/lib/onramp $(to)/$(UNIT) $(addprefix $(to)/share/man/man8/,onramp.8 onramp-zds.8) \
 		$(addprefix $(to)/sbin/,onramp onramp-zds $(notdir $(COMMANDS)))
 
 tools: $(TOOLS) ## what the suites need besides

@@ -18,6 +18,7 @@ setup_file() {
 755 opt/x/lib/onramp/load-with-bpftool
 644 opt/x/lib/onramp/onramp.bpf.o
 644 opt/x/lib/systemd/system/onramp.service
+644 opt/x/share/man/man8/onramp-zds.8
 644 opt/x/share/man/man8/onramp.8"
 	cmp "$OBJECT" "$TO/opt/x/lib/onramp/onramp.bpf.o"
 	cmp "$ONRAMP" "$TO/opt/x/sbin/onramp"
@@ -52,26 +53,31 @@ setup_file() {
 	node_down
 }
 
-@test "the man page renders without a warning" {
-	run -0 groff -ww -man -Tutf8 -z "$PAGE"
-	is "$output" ""
-	run -0 man --warnings -l "$PAGE"
-	run -0 lexgrog "$PAGE"
-	has '"onramp - put Kubernetes pods'
+@test "the man pages render without a warning" {
+	for page in "$PAGE" "${PAGE%.8}-zds.8"; do
+		run -0 groff -ww -man -Tutf8 -z "$page"
+		is "$output" ""
+		run -0 man --warnings -l "$page"
+		run -0 lexgrog "$page"
+		has "\"$(basename "$page" .8) - "
+	done
 }
 
-@test "the man page has each option and each line of use, no placeholder, no line that is too long" {
-	page=$(MANWIDTH=80 man -P cat -l "$PAGE" | col -b)
-	options=$(sed -nE 's/^  (-[a-zA-Z], --[a-z-]+( [A-Z]+6?)?)  .*/\1/p' "$ROOT/loader/usage.txt")
-	[ "$(wc -l <<<"$options")" -ge 13 ]
-	while read -r option; do
-		grep -qxF "       $option" <<<"$page"
-	done <<<"$options"
-	while read -r line; do
-		grep -qF "$line" <<<"$page"
-	done < <(sed -nE 's/^(usage:)? +(onramp .*)/\2/p' "$ROOT/loader/usage.txt")
-	run -1 grep -E '@|.{81}' <<<"$page"
-	grep -qF "/opt/x/lib/onramp/load-with-bpftool" <<<"$page"
+@test "the man pages have each option and each line of use, no placeholder, no line that is too long" {
+	for usage in usage usage-zds; do
+		text=$ROOT/loader/$usage.txt
+		page=$(MANWIDTH=80 man -P cat -l "${PAGE%.8}${usage#usage}.8" | col -b)
+		options=$(sed -nE 's/^  (-[a-zA-Z], --[a-z-]+( [][A-Z:]+6?)?)  .*/\1/p' "$text")
+		[ "$(wc -l <<<"$options")" -ge 5 ]
+		while read -r option; do
+			grep -qxF "       $option" <<<"$page"
+		done <<<"$options"
+		while read -r line; do
+			grep -qF "$line" <<<"$page"
+		done < <(sed -nE 's/^(usage:)? +(onramp.*)/\2/p' "$text")
+		run -1 grep -E '@|.{81}' <<<"$page"
+		[ $usage = usage-zds ] || grep -qF "/opt/x/lib/onramp/load-with-bpftool" <<<"$page"
+	done
 }
 
 @test "uninstall leaves nothing" {
