@@ -139,27 +139,46 @@ WALK int is_enrolled_there(__u64 net, __u64 netns, __u64 ip0, __u64 ip1)
 	return is_in(word) && now.netns == netns && addr_equal(&now.ip[addr_family(&ip)], &ip);
 }
 
-/* Whether an address, in two halves, is that of a local enrolled pod, and not ztunnel's. */
-WALK int is_local_enrolled_pod(__u64 ip0, __u64 ip1)
+static __always_inline bool claim_is_ztunnels(const struct settings *cfg, const struct claim *claim)
+{
+	return claim->is_ztunnels || netns_is_ztunnels(cfg, claim->netns);
+}
+
+/* The same, and it holds the address still: a ztunnel that has gone leaves it to the next pod. */
+static __always_inline bool is_held_by_ztunnel(const struct settings *cfg,
+					       const struct claim *claim, const union addr *ip)
+{
+	return claim_is_ztunnels(cfg, claim) && claim_stands(claim, ip);
+}
+
+/* Whether an address, in two halves, is that of a ztunnel: this one, the next, or the last. */
+WALK int is_ztunnels_own(__u64 ip0, __u64 ip1)
 {
 	union addr ip = { .half = { ip0, ip1 } };
 	const struct pod_ip *pod = bpf_map_lookup_elem(&pod_ips, &ip);
 	const struct settings *cfg = current_settings();
 	enum family family = addr_family(&ip);
 
-	if (!pod || !cfg || addr_equal(&ip, &cfg->ztunnel[family]))
+	if (!pod || !cfg)
 		return false;
+	if (addr_equal(&ip, &cfg->ztunnel[family]))
+		return true;
 	if ((cfg->next_cgroup || cfg->next_netns) && addr_equal(&ip, &cfg->next[family]))
-		return false;
-	if (netns_is_ztunnels(cfg, pod->holder.netns))
+		return true;
+	return is_held_by_ztunnel(cfg, &pod->holder, &ip) ||
+	       is_held_by_ztunnel(cfg, &pod->other, &ip);
+}
+
+/* Whether an address, in two halves, is that of a local enrolled pod, and not ztunnel's. */
+WALK int is_local_enrolled_pod(__u64 ip0, __u64 ip1)
+{
+	union addr ip = { .half = { ip0, ip1 } };
+	const struct pod_ip *pod = bpf_map_lookup_elem(&pod_ips, &ip);
+
+	if (!pod || is_ztunnels_own(ip0, ip1))
 		return false;
 	return is_enrolled_there(pod->holder.net, pod->holder.netns, ip0, ip1) ||
 	       is_enrolled_there(pod->other.net, pod->other.netns, ip0, ip1);
-}
-
-static __always_inline bool claim_is_ztunnels(const struct settings *cfg, const struct claim *claim)
-{
-	return claim->is_ztunnels || netns_is_ztunnels(cfg, claim->netns);
 }
 
 /*

@@ -233,3 +233,19 @@ of_cgroup() { # N
 	inherited 10 11 of_cgroup zt10	# by its netns
 	inherited 11 12 of_cgroup zt11
 }
+
+@test "ztunnel's for as long as that lived, and a pod's before it: the pod is one like any other" {
+	claims_pod first 13
+	pod first true
+	claims_pod zt13 13
+	pod zt13 true
+	of_cgroup 13
+	serve zt13 :: 15006 15001
+	pod_down zt13
+	claims_pod zt14 14
+	pod zt14 true
+	of_cgroup 14
+	serve zt14 :: 15006 15001
+	serve first :: 80
+	inbound node 13 14
+}
