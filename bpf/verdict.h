@@ -197,21 +197,29 @@ static __always_inline bool ztunnel_has(const struct settings *cfg, enum family 
 	return !pod || claim_is_ztunnels(cfg, &pod->holder) || claim_is_ztunnels(cfg, &pod->other);
 }
 
+/* Node mode: to that listener of ztunnel's, or what becomes of it where that cannot be. */
+static __always_inline enum verdict through_ztunnel(const struct settings *cfg, enum family family,
+						    enum verdict listener)
+{
+	if (ztunnel_has(cfg, family))
+		return listener;
+	return ztunnel_has(cfg, !family) ? REFUSE_UNREACHABLE : REFUSE_NO_ZTUNNEL;
+}
+
 /* Rows 3, 5, 8 and 9 of node programs: their netns has many devices to ask, so 3 is last. */
 static __always_inline enum verdict node_verdict(const void *ctx, const struct settings *cfg,
 						 const struct endpoint *to)
 {
 	if (is_bypassed(&to->ip))
 		return PASS_BYPASSED; /* 5 */
-	if (cfg->mode != NODE_MODE || cfg->flags & NO_HOST_CAPTURE ||
-	    addr_is_zero(&cfg->ztunnel[addr_family(&to->ip)]))
+	if (cfg->mode != NODE_MODE || cfg->flags & NO_HOST_CAPTURE)
 		return PASS_NODE; /* 9 */
 	if (!is_local_enrolled_pod(to->ip.half[0], to->ip.half[1]) ||
 	    cgroup_has((__u64)current_cgroup(), 0, SOUGHT_KUBELET, 0))
 		return PASS_NODE; /* 9 */
 	if (netns_has(socket_net(ctx), &to->ip))
-		return PASS_LOCAL;							/* 3 */
-	return ztunnel_has(cfg, addr_family(&to->ip)) ? TO_INBOUND : REFUSE_NO_ZTUNNEL; /* 8 */
+		return PASS_LOCAL;				       /* 3 */
+	return through_ztunnel(cfg, addr_family(&to->ip), TO_INBOUND); /* 8 */
 }
 
 /* Row 2. */
@@ -252,8 +260,8 @@ static __always_inline enum verdict pod_verdict(const void *ctx, const struct se
 		return REFUSE_UNREACHABLE;
 	if (cfg->mode == NODE_MODE && addr_equal(&now->ip[family], &cfg->ztunnel[family]))
 		return REFUSE_ITSELF; /* it holds ztunnel's address, and is not known as ztunnel */
-	if (cfg->mode == NODE_MODE && !ztunnel_has(cfg, family))
-		return ztunnel_has(cfg, !family) ? REFUSE_UNREACHABLE : REFUSE_NO_ZTUNNEL;
+	if (cfg->mode == NODE_MODE)
+		return through_ztunnel(cfg, family, dns ? TO_DNS : TO_OUTBOUND);
 	return dns ? TO_DNS : TO_OUTBOUND; /* 4, 6 */
 }
 

@@ -150,12 +150,24 @@ captured() { # PORT ORIGINAL
 	run -0 pod client "$TCP" dial 10.77.2.2 80
 	has "orig4=10.77.2.2:80 "
 	pod six true
-	run -0 node "$TCP" dial fd00:77:0:0:6::6 80 # is not enrolled: its own passes
-	has "local=[fd00:77::6:0:0:6]:80 "
+	pod client true
+	for address in fd00:77:0:0:6::6 fd00:77::1; do # node programs' to enrolled pods
+		run -1 node "$TCP" dial "$address" 80
+		is "$output" ENETUNREACH
+	done
+	is "$(connects refused unreachable)" $((before + 3))
+	run -0 node "$TCP" dial 10.77.1.2 80
+	has ":15006 " "orig4=10.77.1.2:80 "
+	run -0 node "$TCP" dial fd00:77::2 80
+	has "local=[fd00:77::2]:80 "
 	settings=$both settings_write
 	settings_change 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0
 	for address in 10.77.2.2 ::ffff:10.77.2.2; do
 		run -1 pod client "$TCP" dial "$address" 80
+		is "$output" ENETUNREACH
+	done
+	for address in 10.77.1.2 ::ffff:10.77.1.2; do
+		run -1 node "$TCP" dial "$address" 80
 		is "$output" ENETUNREACH
 	done
 	run -0 pod client "$TCP" dial fd00:77::2 80
@@ -163,10 +175,12 @@ captured() { # PORT ORIGINAL
 	# Neither: there is no other family to try.
 	settings_change 16 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0
 	run -1 pod client "$TCP" dial 10.77.2.2 80
+	is "$output" EPERM
+	run -1 node "$TCP" dial 10.77.1.2 80
 	settings=$both settings_write
 	is "$output" EPERM
-	is "$(connects refused no_ztunnel)" 1
-	never_began 4
+	is "$(connects refused no_ztunnel)" 2
+	never_began 9
 }
 
 @test "a family that the pod has no address of: ENETUNREACH, where without onramp it would be" {
