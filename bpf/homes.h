@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * pod_ips: which pod holds an address, and how many cgroups have it as their home. The pod
- * goes with the last of them. Verdicts never rest on the counting: who finds a pod here
- * asks its netns whether it still holds the address.
+ * homes: which netns are cgroups' homes, and of how many. pod_ips: which of them holds an
+ * address, likewise. Each goes with the last of its cgroups. Verdicts never rest on the
+ * counting: who finds a pod here asks its netns whether it still holds the address.
  */
 #ifndef ONRAMP_HOMES_H
 #define ONRAMP_HOMES_H
@@ -87,9 +87,43 @@ WALK int pod_release(__u64 ip0, __u64 ip1, __u64 netns, bool keep)
 	return 0;
 }
 
-/* For both addresses of a home; those not held are zero. */
+/* One more cgroup has the netns as its home. */
+WALK int home_join(__u64 netns)
+{
+	__u32 *cgroups, one = 1;
+
+	for (int try = 0; try < 2; try++) {
+		if (bpf_map_update_elem(&homes, &netns, &one, BPF_NOEXIST) != -EEXIST)
+			break;
+		cgroups = bpf_map_lookup_elem(&homes, &netns);
+		if (!cgroups)
+			continue;
+		__sync_fetch_and_add(cgroups, 1);
+		/* Unless its last one has just left. */
+		if (bpf_map_lookup_elem(&homes, &netns) == cgroups)
+			break;
+	}
+	return 0;
+}
+
+/* One less. The numbers of a netns that is nobody's home are left to the next exec. */
+WALK int home_leave(__u64 netns)
+{
+	__u32 *cgroups = bpf_map_lookup_elem(&homes, &netns);
+
+	if (cgroups) {
+		__sync_fetch_and_add(cgroups, -1);
+		if ((__s32)*cgroups > 0)
+			return 0;
+		bpf_map_delete_elem(&homes, &netns);
+	}
+	return bpf_map_push_elem(&homeless, &netns, BPF_EXIST);
+}
+
+/* A cgroup leaves its home, whose addresses these are; those not held are zero. */
 static __always_inline void home_release(__u64 home, const union addr ip[FAMILIES], bool keep)
 {
+	home_leave(home);
 	if (!addr_is_zero(&ip[V4]))
 		pod_release(ip[V4].half[0], ip[V4].half[1], home, keep);
 	if (!addr_is_zero(&ip[V6]))
@@ -107,7 +141,6 @@ static __always_inline void home_take(struct cgroup_info *entry, struct net *net
 {
 	const struct netns_info *now = &entry->now;
 
-	entry->home = now->netns;
 	if (home_takes(&now->ip[V4], now->netns, net))
 		entry->home_ip[V4] = now->ip[V4];
 	if (home_takes(&now->ip[V6], now->netns, net))

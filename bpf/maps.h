@@ -203,7 +203,7 @@ struct {
 /*
  * struct number_key -> struct number_set, see in_pod.h. Written by connect and
  * getpeername, read by getsockopt and getsockname besides; removed by an exec after
- * the pod's last cgroup has gone. A pod has NUMBER_SETS entries at most. Full: the
+ * the netns is no cgroup's home any more. A pod has NUMBER_SETS entries at most. Full: the
  * destination is looked up by socket, and stat numbers_full counts.
  */
 struct number_set {
@@ -221,8 +221,20 @@ struct {
 } numbers SEC(".maps") __weak;
 
 /*
- * netns (as netns_info.netns) of pods that are gone, whose numbers are still there.
- * Written by cgroup_rmdir, read by exec. Full: the oldest's numbers stay, unused.
+ * netns (as netns_info.netns) -> how many cgroups have it as their home, whoever holds its
+ * addresses in pod_ips. Written with cgroup_info_map, which is full before this.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, __u64);
+	__type(value, __u32);
+} homes SEC(".maps") __weak;
+
+/*
+ * netns (as netns_info.netns) that are no home any more, whose numbers are still there.
+ * Written as homes' entry goes, read by exec. Full: the oldest's numbers stay, unused.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_QUEUE);

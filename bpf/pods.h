@@ -121,7 +121,7 @@ WALK int remember(__u64 cgroup_number, __u64 net_number)
 	__u64 id = BPF_CORE_READ(cgroup, kn, id);
 	struct cgroup_info entry = {};
 	struct cgroup_info *old = bpf_map_lookup_elem(&cgroup_info_map, &id);
-	bool node;
+	bool node, is_home;
 	long err;
 
 	/* All is known, which is what nearly every exec comes to. */
@@ -149,7 +149,6 @@ WALK int remember(__u64 cgroup_number, __u64 net_number)
 			bpf_map_update_elem(&cgroup_info_map, &id, &entry, BPF_EXIST);
 			return 0;
 		}
-		cgroup_forget(id);
 		entry.home_ip[V4] = (union addr){};
 		entry.home_ip[V6] = (union addr){};
 	}
@@ -157,17 +156,22 @@ WALK int remember(__u64 cgroup_number, __u64 net_number)
 	 * A pod may make cgroups and netns of its own: they are no pods. Not the root,
 	 * though: node programs in it visit pods, and on a hybrid node all are.
 	 */
-	if (!node && !cgroup_has((__u64)cgroup, 1, SOUGHT_OTHER_HOME, entry.now.netns))
+	is_home = !node && !cgroup_has((__u64)cgroup, 1, SOUGHT_OTHER_HOME, entry.now.netns);
+	entry.home = is_home ? entry.now.netns : 0;
+	if (is_home) /* before it is left, for it may be the one before, with another address */
+		home_join(entry.home);
+	if (old)
+		cgroup_forget(id);
+	if (is_home) {
 		home_take(&entry, net);
-	else
-		entry.home = 0;
-	if (entry.home)
 		entry.now.flags |= NETNS_HOME;
+	}
 	err = bpf_map_update_elem(&cgroup_info_map, &id, &entry, BPF_NOEXIST);
 	if (!err)
 		return 0;
 	/* Another CPU was first: its entry does the counting. Full: the pod stays known. */
-	home_release(entry.home, entry.home_ip, err != -EEXIST);
+	if (is_home)
+		home_release(entry.home, entry.home_ip, err != -EEXIST);
 	if (err != -EEXIST)
 		count(STAT_CGROUPS_FULL);
 	return 0;

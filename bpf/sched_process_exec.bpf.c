@@ -24,7 +24,8 @@ int sched_process_exec(void *ctx)
 	__u64 netns;
 
 	task_remember((struct task_struct *)bpf_get_current_task());
-	if (!bpf_map_pop_elem(&homeless, &netns))
+	/* Unless it has become a home again. */
+	if (!bpf_map_pop_elem(&homeless, &netns) && !bpf_map_lookup_elem(&homes, &netns))
 		numbers_forget(netns);
 	return 0;
 }

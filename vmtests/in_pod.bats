@@ -548,6 +548,70 @@ for what in b"e", b"t":
 	is "$(entries numbers)" "$before"
 }
 
+@test "so does it with a home that a cgroup leaves for the node's netns, or has under another address" {
+	before=$(entries numbers)
+	pod_up left 10.77.1.8
+	at_home_elsewhere left
+	listen_in left
+	mkdir "$CG/visitor"
+	run_in visitor left "$TCP" dial 10.77.2.2 1
+	is "$(entries numbers)" $((before + 1))
+	ip -n "$RUN-left" addr flush dev eth0 scope global
+	ip -n "$RUN-left" addr add 10.77.1.9/16 dev eth0
+	run_in visitor left "$TCP" dial 10.77.2.2 2
+	is "$(entries numbers)" $((before + 2)) # the number of the first is good for as long
+	for _ in 1 2; do run_in visitor node true; done
+	is "$(entries numbers)" "$before"
+	leave left
+	rmdir "$CG/visitor"
+	pod_down left
+	is "$(entries homes)" "$(home_netns)"
+}
+
+# As ztunnel is, which lives in a pod of its own.
+at_home_elsewhere() { # POD whose ztunnel it is
+	mkdir "$CG/ztunnel/$1"
+	run_in "ztunnel/$1" server true
+}
+
+# How many netns are the homes of all that runs here, as pods has them.
+home_netns() {
+	awk 'NR > 1 { print $2 }' "$PIN/pods" | sort -u | wc -l
+}
+
+# Another has the pod's address, and had it first; or pod_ips has no room for it.
+@test "a container that ends takes none of its pod's numbers, whoever holds the pod's address" {
+	pod_up first 10.77.1.7
+	pod first true
+	pod_up second 10.77.1.7
+	mkdir "$CG"/second/{app,side}
+	at_home_elsewhere second
+	listen_in second
+	for full in '' yes; do
+		[ -z "$full" ] || "$ROOT/build/bpfcall" fill "$PIN/maps/pod_ips" 0
+		before=$(entries numbers)
+		run_in second/side second true
+		kill -STOP "$(cat "$CG/ztunnel/second/cgroup.procs")"
+		run_in second/app second "$TCP" dial 10.77.2.2 80 >"$WORK/waits" 3>&- &
+		retry 100 sh -c "[ -n \"\$(ss -N '$RUN-second' -Htn state established dport = :15001)\" ]"
+		is "$(entries numbers)" $((before + 1))
+		rmdir "$CG/second/side"
+		for _ in 1 2; do node true; done
+		kill -CONT "$(cat "$CG/ztunnel/second/cgroup.procs")"
+		wait $!
+		output=$(cat "$WORK/waits")
+		has "dialled=10.77.2.2:80 from=10.77.1.7:" " orig4=10.77.2.2:80 "
+		rmdir "$CG/second/app"
+		node true
+		is "$(entries numbers)" "$before"
+		mkdir "$CG"/second/{app,side}
+		[ -z "$full" ] || "$ROOT/build/bpfcall" drain "$PIN/maps/pod_ips"
+	done
+	leave second
+	pod_down second
+	pod_down first
+}
+
 @test "what ztunnel opens inside a pod's netns passes, and so do node programs" {
 	before=$(connects passed ztunnel)
 	run -0 run_in ztunnel/client client "$TCP" dial 10.77.2.2 80
