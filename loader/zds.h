@@ -118,6 +118,9 @@ unsigned int files_count(void);
 /* Whether DIR is the one in which an onramp-zds before this one had seen all pods' files. */
 bool files_are_of_same_dir(void);
 
+/* Files are gone that nobody is to leave by: nor is anybody when the next one starts. */
+void files_doubt(void);
+
 /*
  * Whether istio-cni is being taken over, or is to take over again: DIR/.take-over is there,
  * which onramp-take-over writes.

@@ -86,6 +86,13 @@ static void file_take(int dir, const union uid *uid, const char *name)
 	pod->said = said;
 }
 
+void files_doubt(void)
+{
+	write_beside(".dir", NULL);
+	is_noted = false;
+	is_same_dir = false;
+}
+
 /* Those whose file was seen in this DIR, and is not there, nor was it a moment ago. */
 static void gone_leave(unsigned int found)
 {
@@ -109,8 +116,10 @@ static void gone_leave(unsigned int found)
 		return;
 	}
 	gone_before = 0;
-	if (living > 1 && !found)
+	if (living > 1 && !found) {
 		log_event("emptied", "dir=%s pods=%u result=\"nobody leaves\"", config.dir, living);
+		files_doubt();
+	}
 	for (struct pod *pod = pods; pod; pod = pod->next) {
 		if (!pod->seen || pod->seen == reading)
 			continue;
@@ -291,7 +300,8 @@ void files_tick(void)
 
 	snprintf(take_over, sizeof(take_over), "%s/.take-over", config.dir);
 	takes_over = !access(take_over, F_OK);
-	if (was_read && !is_noted)
+	/* Who stands by does not know all pods: those from before are recalled when it serves. */
+	if (was_read && !is_noted && peers_serve() && !peers_stand_by())
 		dir_note();
 	if (read_at && read_at > now())
 		wake_in(read_at - now());

@@ -88,9 +88,11 @@ static void missing_leave(void)
 
 	for (struct pod *pod = pods; pod; pod = pod->next) missing += pod->is_missing;
 	left = files_are_of_same_dir() && (missing == 1 || files_count());
-	if (missing && !left)
+	if (missing && !left) {
 		log_event("missing", "dir=%s pods=%u result=\"nobody leaves\"", config.dir,
 			  missing);
+		files_doubt();
+	}
 	for (struct pod *pod = pods; pod; pod = pod->next) {
 		pod->leaves |= pod->is_missing && left;
 		pod->is_missing = false;

@@ -121,6 +121,75 @@ for entry in list(os.scandir(sys.argv[1])):
 	as_ever
 }
 
+unlink_all() { # NAME...: of these, in one go
+	local uid name files=()
+	for name; do
+		uid_of "$name"
+		files+=("$WORKLOADS/$uid")
+	done
+	python3 -ISc 'import os, sys; [os.unlink(file) for file in sys.argv[1:]]' "${files[@]}"
+}
+
+zds_anew() {
+	zds_kill
+	zds_up
+	zt_has_snapshot
+	log_mark
+}
+
+@test "emptied, and started again: nobody leaves, whether one file has come or all pods but one have ended" {
+	unlink_all a b
+	logged "event=emptied"
+	workload c
+	enabled c
+	sleep 0.5 # DIR could have been noted by now
+	zds_anew
+	nobody_left
+	no_workload c
+	retry 200 leaves_only c uid_netns
+	workload a
+	# Only a and d, which ends.
+	kpod_up d 10.77.1.4
+	workload d
+	workload b
+	enabled d
+	no_workload b
+	retry 200 leaves_only b uid_netns
+	unlink_all a d
+	retry 200 grep -q "event=emptied" "$WORK/zds"
+	kpod_end d
+	retry 200 leaves_only d ""
+	zds_anew
+	sleep 1.2
+	is "$(status a) $(rule a)" "enabled zds-in"
+	goes_at_all ztunnel a
+	kpod_down d
+}
+
+@test "replaced, and told by one that has stood by until then: nobody leaves when that is started again" {
+	mkdir "$CG/zds2"
+	mv "$WORKLOADS" "$STATE/aside"
+	mkdir -m 700 "$WORKLOADS"
+	cp -a "$STATE/aside/ztunnels" "$WORKLOADS"
+	logged "event=replaced"
+	workload c
+	enabled c
+	run_in zds2 node "${ZDS:-$ROOT/build/onramp-zds}" -p "$PIN" -s "$ZDS_SOCKET" -w "$WORKLOADS" \
+		>"$WORK/zds2" 2>&1 3>&- 9>&- &
+	disown
+	retry 100 grep -q "event=ready" "$WORK/zds2"
+	sleep 1.2
+	zds_kill
+	retry 100 grep -q "event=snapshot" "$WORK/zds2"
+	sleep 0.5
+	cgroup_end "$CG/zds2"
+	zds_up
+	zt_has_snapshot
+	log_mark
+	nobody_left
+	rm -r "$STATE/aside"
+}
+
 @test "replaced by another, and back: nobody leaves" {
 	log_mark
 	mv "$WORKLOADS" "$STATE/aside"
