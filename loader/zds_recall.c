@@ -73,7 +73,7 @@ static void recall(const union uid *uid)
 	pod->is_said = true;
 	pod->is_due = true;
 	pod->leaves = pod_has_ended(pod) || bpf_rule(uid) & POD_ZDS_OUT;
-	pod->is_missing = !pod->leaves;
+	pod->is_missing = !pod->leaves && !pod->seen; /* seen: it cannot be opened now */
 }
 
 /*

@@ -177,6 +177,26 @@ bad() { # KIND...
 	goes_at_all direct a
 }
 
+# One whose system calls are not all as they should be.
+zds_up_injected() { # STRACE-WORD...
+	printf '%s\n' '#!/bin/bash' "exec strace -qqD -o /dev/null $* ${ZDS:-$ROOT/build/onramp-zds} \"\$@\"" \
+		>"$WORK/injected"
+	chmod +x "$WORK/injected"
+	ZDS=$WORK/injected zds_up
+}
+
+@test "a file that cannot be opened as onramp-zds starts is not gone" {
+	uid_of a
+	zds_kill
+	zds_up_injected -P "$uid" -e inject=openat:error=EMFILE:when=1
+	zt_has_snapshot
+	nobody_left
+	is "$(grep -c event=leaves "$WORK/zds")" 0
+	cgroup_end "$CG/zds"
+	mkdir "$CG/zds"
+	zds_up
+}
+
 @test "two pods by the same name are two" {
 	workload_text c namespace=default name=a service_account=account
 	enabled c
