@@ -30,7 +30,7 @@ static struct {
 /* What is sought among cgroups: act says true when it is found. */
 struct search {
 	bool (*act)(struct search *search, const char *path, const char *name, __u64 id);
-	bool (*descends)(const char *name); /* NULL: always */
+	bool (*descends)(const char *path, const char *name); /* NULL: always */
 	__u64 id;
 	pid_t pid;
 	struct netns_search *netns;
@@ -53,7 +53,7 @@ static bool search_below(struct search *search, const char *path, int depth)
 		    (int)sizeof(below))
 			continue;
 		found = search->act(search, below, entry->d_name, entry->d_ino);
-		if (!found && (!search->descends || search->descends(entry->d_name)))
+		if (!found && (!search->descends || search->descends(below, entry->d_name)))
 			found = search_below(search, below, depth - 1);
 	}
 	closedir(entries);
@@ -95,11 +95,19 @@ const char *cgroups_root(void)
 	return *search.found ? search.found : NULL;
 }
 
-static bool is_no_pods(const char *name)
+/* As bpf/uids.h has it: what is delegated to a user of the node's may have any name. */
+static bool is_pods(const char *path, const char *name, union uid *uid)
+{
+	struct stat status;
+
+	return uid_of_cgroup(name, uid) && !stat(path, &status) && !status.st_uid;
+}
+
+static bool is_no_pods(const char *path, const char *name)
 {
 	union uid uid;
 
-	return !uid_of_cgroup(name, &uid);
+	return !is_pods(path, name, &uid);
 }
 
 static bool list_add(struct search *search, const char *path, const char *name, __u64 id)
@@ -109,7 +117,7 @@ static bool list_add(struct search *search, const char *path, const char *name, 
 
 	(void)search;
 	(void)id;
-	if (!uid_of_cgroup(name, &uid))
+	if (!is_pods(path, name, &uid))
 		return false;
 	if (list.count == list.room) {
 		more = realloc(list.pod, (list.room * 2 + 64) * sizeof(*more));
@@ -123,7 +131,7 @@ static bool list_add(struct search *search, const char *path, const char *name, 
 	return false;
 }
 
-/* Of the topmost cgroups that are named as a pod's. */
+/* Of the topmost cgroups that are pods'. */
 static void list_make(void)
 {
 	struct search search = { .act = list_add, .descends = is_no_pods };

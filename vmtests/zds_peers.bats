@@ -257,6 +257,33 @@ is_orphan() {
 	! grep -qx "$parent" "$CG/$cgroup/cgroup.procs" && [ "$(wc -l <"$CG/$cgroup/cgroup.procs")" = 1 ]
 }
 
+knows_ztunnels() { # COUNT
+	[ "$(entries ztunnels)" = "$1" ]
+}
+
+@test "a cgroup that a user has named as a ztunnel's pod is none: what is there is not ztunnel's" {
+	local uid
+	kpod_named ghost
+	is_ztunnel ghost
+	uid_of ghost
+	before=$(entries ztunnels)
+	turned=$(turned_away)
+	mkdir "$CG/delegated"
+	chown 65534 "$CG/delegated" "$CG/delegated/cgroup.procs"
+	setpriv --reuid=65534 --clear-groups mkdir "$CG/delegated/pod$uid"
+	launch "$WORK/bad" light_run_in "delegated/pod$uid" node "$ROOT/vmtests/zds-peer" "$ZDS_SOCKET" \
+		hello closed
+	told bad "^closed"
+	retry 200 is_turned_away $((turned + 1))
+	sleep 1.2 # its pod might be known without that
+	is "$(entries ztunnels)" "$before"
+	# Below that, root's is one.
+	mkdir "$CG/delegated/pod$uid/pod$uid"
+	retry 100 knows_ztunnels $((before + 1))
+	cgroup_end "$CG/delegated"
+	rm "$WORKLOADS/ztunnels/$uid" "$WORK/uid-ghost"
+}
+
 @test "who dials 50 times a second: five a second are let in, and that costs little; a ztunnel gets in" {
 	workload pod
 	logged_before=$(log_count "^event=turned-away")
