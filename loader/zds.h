@@ -136,7 +136,10 @@ bool files_outside_due(void);
 #define ZTUNNELS_LIST "ztunnels"
 #define OUTSIDE_LIST "outside"
 
-/* Whether DIR/LIST/UID is there. */
+/*
+ * Whether DIR/LIST/UID is there, and it is root's alone who may have said so. It is asked of the
+ * directory each time, for it may be another's from one moment to the next.
+ */
 bool is_listed(const char *list, const char *uid);
 
 /* Calls act for each of them. */

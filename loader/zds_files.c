@@ -43,7 +43,7 @@ static bool is_noted;	 /* for the next one */
 static unsigned int file_count;
 static bool was_read;
 static unsigned int reading; /* of DIR: the latest one's number */
-bool complained;
+static bool complained; /* DIR cannot be read, and that was told */
 
 static void complain(struct pod *pod, const char *what)
 {
@@ -299,7 +299,7 @@ void files_tick(void)
 	int dir;
 
 	snprintf(take_over, sizeof(take_over), "%s/.take-over", config.dir);
-	takes_over = !access(take_over, F_OK);
+	takes_over = !access(take_over, F_OK) && !is_unsafe(config.dir);
 	/* Who stands by does not know all pods: those from before are recalled when it serves. */
 	if (was_read && !is_noted && peers_serve() && !peers_stand_by())
 		dir_note();

@@ -5,11 +5,6 @@
 
 #include "zds.h"
 
-/* zds_files.c */
-
-/* DIR cannot be read, and that was told. */
-extern bool complained;
-
 /* zds_trust.c */
 
 /*

@@ -5,6 +5,40 @@
 #include <fcntl.h>
 #include <limits.h>
 
+/* In a list of that path, whosever that is. */
+static bool is_there(const char *path, const char *uid)
+{
+	char text[MAX_FILE + 1];
+	const char *wrong;
+	int dir;
+
+	dir = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (dir < 0)
+		return false;
+	wrong = file_read(dir, uid, text);
+	close(dir);
+	return !wrong;
+}
+
+static void list_path(char path[PATH_MAX], const char *list)
+{
+	snprintf(path, PATH_MAX, "%s/%s", config.dir, list);
+}
+
+/* Whether there is one, which is root's alone; else that is told once. */
+static bool is_good(const char *list, const char *path)
+{
+	static bool said_ztunnels, said_outside;
+	bool *said = strcmp(list, OUTSIDE_LIST) ? &said_ztunnels : &said_outside;
+	const char *unsafe = is_unsafe(path);
+	bool is_bad = unsafe && !access(path, F_OK);
+
+	if (is_bad && !*said)
+		log_event("bad-list", "dir=%s error=\"%s\"", path, unsafe);
+	*said = is_bad;
+	return !unsafe;
+}
+
 void listed_each(const char *list, void (*act)(const union uid *uid))
 {
 	char path[PATH_MAX];
@@ -12,27 +46,20 @@ void listed_each(const char *list, void (*act)(const union uid *uid))
 	union uid uid;
 	DIR *entries;
 
-	snprintf(path, sizeof(path), "%s/%s", config.dir, list);
-	entries = complained ? NULL : opendir(path);
+	list_path(path, list);
+	entries = is_good(list, path) ? opendir(path) : NULL;
 	if (!entries)
 		return;
 	while ((entry = readdir(entries)))
-		if (uid_of_file(entry->d_name, &uid) && is_listed(list, entry->d_name))
+		if (uid_of_file(entry->d_name, &uid) && is_there(path, entry->d_name))
 			act(&uid);
 	closedir(entries);
 }
 
 bool is_listed(const char *list, const char *uid)
 {
-	char path[PATH_MAX], text[MAX_FILE + 1];
-	const char *wrong;
-	int dir;
+	char path[PATH_MAX];
 
-	snprintf(path, sizeof(path), "%s/%s", config.dir, list);
-	dir = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	if (dir < 0)
-		return false;
-	wrong = file_read(dir, uid, text);
-	close(dir);
-	return !wrong;
+	list_path(path, list);
+	return is_there(path, uid) && !is_unsafe(path);
 }

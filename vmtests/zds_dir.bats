@@ -121,6 +121,39 @@ for entry in list(os.scandir(sys.argv[1])):
 	as_ever
 }
 
+@test "ztunnels that others than root may write to, or DIR while it has them: who is there is no ztunnel" {
+	local mine
+	kpod_named c
+	uid_of c
+	mine=$uid
+	uid_of zt
+	before=$(entries ztunnels)
+	nobody() { setpriv --reuid=65534 --clear-groups "$@"; }
+	chmod 711 "$WORKLOADS"
+	chmod 777 "$WORKLOADS/ztunnels"
+	nobody mv "$WORKLOADS/ztunnels/$uid" "$WORKLOADS/ztunnels/$mine"
+	logged_once "event=bad-list dir=$WORKLOADS/ztunnels error=\"$WORKLOADS/ztunnels: others than root may write there\""
+	sleep 1.2
+	is "$(entries ztunnels)" "$before"
+	mv "$WORKLOADS/ztunnels/$mine" "$WORKLOADS/ztunnels/$uid"
+	chmod 700 "$WORKLOADS/ztunnels"
+	# A list that is nobody's own, and a word that istio-cni is taken over.
+	chmod 777 "$WORKLOADS"
+	uid_of a
+	program=$("$BPFTOOL" -j link show pinned "$PIN/inbound/$uid" | jq .prog_id)
+	nobody sh -c "cd '$WORKLOADS' && : >.take-over && mv ztunnels .z && mkdir ztunnels && mv $uid ztunnels/$mine"
+	sleep 1.2
+	is "$(entries ztunnels)" "$before"
+	is "$("$BPFTOOL" -j link show pinned "$PIN/inbound/$uid" | jq .prog_id)" "$program"
+	rm "$WORKLOADS/.take-over"
+	chmod 700 "$WORKLOADS" # which makes DIR root's again, and not that list
+	sleep 1.2
+	is "$(entries ztunnels)" "$before"
+	mv "$WORKLOADS/ztunnels/$mine" "$WORKLOADS/$uid"
+	rmdir "$WORKLOADS/ztunnels"
+	mv "$WORKLOADS/.z" "$WORKLOADS/ztunnels"
+}
+
 unlink_all() { # NAME...: of these, in one go
 	local uid name files=()
 	for name; do
