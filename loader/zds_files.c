@@ -83,6 +83,8 @@ static void file_take(int dir, const union uid *uid, const char *name)
 	pod->is_bad = false;
 	pod->is_said = true;
 	pod->leaves = false;
+	if (memcmp(pod->said.ip, said.ip, sizeof(said.ip)))
+		pod->is_tellable = false; /* its netns was found to be that of others */
 	pod->said = said;
 }
 

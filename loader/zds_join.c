@@ -18,21 +18,38 @@
 
 #define LINGER 1000 /* between a pod's leaving and its Del: what was under way arrives */
 
+/* Told once: what keeps it from being enabled, or cannot be done while it is. */
+static void say_why(struct pod *pod, const char *event, const char *reason)
+{
+	if (strcmp(reason, pod->reason))
+		log_event(event, "uid=%s reason=\"%s\"", pod->text, reason);
+	strcpy(pod->reason, reason);
+}
+
+/* For its status file. */
+static void say_pending(struct pod *pod, const char *reason)
+{
+	char status[sizeof(pod->reason) + 16];
+
+	if (pod->has_status && !strcmp(reason, pod->reason))
+		return;
+	say_why(pod, "pending", reason);
+	snprintf(status, sizeof(status), "pending %s", reason);
+	pod->has_status = status_write(pod->text, status);
+}
+
 void pend(struct pod *pod, const char *format, ...)
 {
-	char reason[sizeof(pod->reason)], status[sizeof(reason) + 16];
+	char reason[sizeof(pod->reason)];
 	va_list args;
 
 	va_start(args, format);
 	vsnprintf(reason, sizeof(reason), format, args);
 	va_end(args);
-	if (strcmp(reason, pod->reason))
-		log_event("pending", "uid=%s reason=\"%s\"", pod->text, reason);
-	else if (pod->has_status)
-		return;
-	strcpy(pod->reason, reason);
-	snprintf(status, sizeof(status), "pending %s", reason);
-	pod->has_status = status_write(pod->text, status);
+	if (pod->is_enabled)
+		say_why(pod, "stays", reason); /* enabled, whatever has failed */
+	else
+		say_pending(pod, reason);
 }
 
 static void enable(struct pod *pod)
@@ -127,7 +144,7 @@ static bool netns_find(struct pod *pod, __u64 netns)
 			pend(pod, "no-process");
 		return false;
 	}
-	if (pod->is_tellable || !pod->said.ips)
+	if (pod->is_tellable || pod->is_enabled || !pod->said.ips)
 		return true;
 	err = netns_visit(pod->netns_fd, has_address, &pod->said);
 	if (err == -EADDRNOTAVAIL)
@@ -293,7 +310,7 @@ static void step(struct pod *pod)
 	    (!pod->has_told || !workload_is_same(&pod->told, &pod->said)))
 		told_is_said(pod); /* for one who finds no file any more */
 	if (*pod->told.name && !workload_is_same_pod(&pod->told, &pod->said))
-		pend(pod, "identity-changed");
+		say_pending(pod, "identity-changed"); /* though it is enabled, by who it was */
 	else if (pod->is_enabled)
 		enable(pod);
 	else if (peer_newest() < 0 || !pod->nacks[peer_newest()])

@@ -370,6 +370,14 @@ descriptors_left() { # COUNT|all
 		[ $left != 0 ] || logged_once "event=readable"
 		as_ever
 	done
+	# What cannot be done anew is done already.
+	descriptors_left 1
+	: >"$WORKLOADS/.take-over"
+	logged "event=stays uid=.* reason=\"sk_lookup: Too many open files\""
+	nobody_left
+	rm "$WORKLOADS/.take-over"
+	descriptors_left all
+	nobody_left
 	# A file that goes meanwhile is seen to afterwards.
 	workload c
 	enabled c

@@ -236,9 +236,16 @@ teardown_file() {
 	ip -n "$RUN-ip" addr add fd00:77::99/64 dev eth0 nodad
 	enabled ip
 	goes_by ztunnel ip 13
-	# Once told it stays.
+	# Once enabled it stays, and a new ztunnel is told of it.
 	workload ip ip=10.77.1.98
-	sleep 1.5
+	sleep 1.2
+	is "$(status ip)" enabled
+	zds_kill
+	zds_up
+	zt_has_snapshot
+	zt_kill KILL zt
+	members_zt_up
+	retry 200 told_is zt "add $uid" 1
 	is "$(status ip)" enabled
 	goes_by ztunnel ip 13
 	member_down ip
@@ -253,6 +260,25 @@ teardown_file() {
 	way_of ip "$SERVER"
 	is "$way" ztunnel
 	member_down ip
+}
+
+# bats test_tags=once
+@test "ip= that is said later than the rest: a netns that was good until then is not told either" {
+	zt_signals STOP zt
+	kpod_made later 10.77.1.13
+	workload later
+	serve later :: 80
+	becomes later "pending waits for ztunnel"
+	zt_kill KILL zt
+	workload later ip=10.77.1.99
+	becomes later "pending address"
+	members_zt_up
+	retry 200 grep -q "snapshot" "$WORK/zt"
+	uid_of later
+	is "$(told_count zt "add $uid")" 0
+	workload later ip=10.77.1.13
+	enabled later
+	member_down later
 }
 
 # bats test_tags=once
