@@ -142,6 +142,9 @@ bool files_outside_due(void);
  */
 bool is_listed(const char *list, const char *uid);
 
+/* Whether there is a DIR/LIST, and it is root's alone: who is not in it is not to be. */
+bool is_list(const char *list);
+
 /* Calls act for each of them. */
 void listed_each(const char *list, void (*act)(const union uid *uid));
 
@@ -213,8 +216,8 @@ int bpf_ztunnel_joins(const char *cgroup);
 /* Where the kubelet's cgroup went with it, it is known again once there is one. */
 void bpf_kubelet_tick(void);
 
-/* Whether a cgroup, by its id, is one of those that are known as ztunnel's. */
-bool bpf_is_ztunnels(__u64 cgroup);
+/* Whether a cgroup, by its id, is known as ztunnel's: by_list: were it by DIR/ztunnels alone. */
+bool bpf_is_ztunnels(__u64 cgroup, bool by_list);
 
 /* zds_cgroups.c */
 
@@ -226,7 +229,8 @@ const char *cgroup_of(const union uid *uid);
 
 /*
  * The path of the ztunnel's cgroup that a process is in or below: that of a pod in
- * DIR/ztunnels, or one that is known to BPF already (onramp load -t). NULL: none.
+ * DIR/ztunnels, or one that BPF knows by onramp load -t; or by a list that was there, while
+ * there is none. NULL: none.
  */
 const char *cgroup_of_ztunnel(pid_t pid);
 

@@ -33,6 +33,7 @@ struct search {
 	bool (*descends)(const char *path, const char *name); /* NULL: always */
 	__u64 id;
 	pid_t pid;
+	bool by_list;
 	struct netns_search *netns;
 	char found[PATH_MAX];
 };
@@ -205,7 +206,7 @@ static bool cgroup_has(const char *cgroup, pid_t pid)
 static bool is_known_ztunnels(struct search *search, const char *path, const char *name, __u64 id)
 {
 	(void)name;
-	if (!bpf_is_ztunnels(id) || !cgroup_has(path, search->pid))
+	if (!bpf_is_ztunnels(id, search->by_list) || !cgroup_has(path, search->pid))
 		return false;
 	snprintf(search->found, sizeof(search->found), "%s", path);
 	return true;
@@ -225,6 +226,7 @@ const char *cgroup_of_ztunnel(pid_t pid)
 			return list.pod[i].path;
 	}
 	search.pid = pid;
+	search.by_list = !is_list(ZTUNNELS_LIST); /* else it was taken off */
 	return root && search_below(&search, root, DEEPEST) ? search.found : NULL;
 }
 

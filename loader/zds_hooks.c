@@ -146,18 +146,34 @@ static int ztunnels_say(void)
 	return bpf_map_update_elem(maps.settings, &key, &settings, BPF_EXIST) ? -errno : 0;
 }
 
+/*
+ * Whether it is known by DIR/ztunnels alone, and so may be known no more: in a word of the entry
+ * that neither BPF nor the loader looks at, or changes.
+ */
+static bool is_by_list(const struct ztunnel *ztunnel)
+{
+	return ztunnel->pad;
+}
+
+static void note_by_list(struct ztunnel *ztunnel)
+{
+	ztunnel->pad = 1;
+}
+
 static int ztunnel_joins(const char *cgroup)
 {
 	struct ztunnel ztunnel = {};
 	struct stat status;
 	__u64 id, never = 0;
+	bool is_known;
 	char name[16];
 	int err;
 
 	if (stat(cgroup, &status))
 		return -errno;
 	id = status.st_ino;
-	if (bpf_map_lookup_elem(maps.ztunnels, &id, &ztunnel))
+	is_known = !bpf_map_lookup_elem(maps.ztunnels, &id, &ztunnel);
+	if (!is_known)
 		ztunnel.place = place_free();
 	if (ztunnel.place >= ZTUNNELS)
 		return -EUSERS;
@@ -167,7 +183,8 @@ static int ztunnel_joins(const char *cgroup)
 			   name);
 	if (err)
 		return err;
-	if (!bpf_is_ztunnels(id)) {
+	if (!is_known) {
+		note_by_list(&ztunnel);
 		bpf_map_update_elem(maps.starts, &ztunnel.place, &never, BPF_ANY);
 		if (bpf_map_update_elem(maps.ztunnels, &id, &ztunnel, BPF_NOEXIST))
 			return -errno;
@@ -267,9 +284,10 @@ void bpf_kubelet_tick(void)
 	kubelets_search(root, settings.node_netns, kubelet_found);
 }
 
-bool bpf_is_ztunnels(__u64 cgroup)
+bool bpf_is_ztunnels(__u64 cgroup, bool by_list)
 {
 	struct ztunnel ztunnel;
 
-	return !bpf_map_lookup_elem(maps.ztunnels, &cgroup, &ztunnel);
+	return !bpf_map_lookup_elem(maps.ztunnels, &cgroup, &ztunnel) &&
+	       (by_list || !is_by_list(&ztunnel));
 }

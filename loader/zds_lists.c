@@ -56,6 +56,14 @@ void listed_each(const char *list, void (*act)(const union uid *uid))
 	closedir(entries);
 }
 
+bool is_list(const char *list)
+{
+	char path[PATH_MAX];
+
+	list_path(path, list);
+	return !is_unsafe(path);
+}
+
 bool is_listed(const char *list, const char *uid)
 {
 	char path[PATH_MAX];

@@ -213,6 +213,30 @@ netns_of() { # NAME
 	kpod_down late
 }
 
+@test "one that is listed no more is turned away when it dials again, unless the list itself is gone" {
+	local uid
+	kpod_up former 10.77.0.31
+	is_ztunnel former
+	uid_of former
+	peer first former hello all serve
+	told first "^snapshot"
+	mv "$WORKLOADS/ztunnels" "$WORKLOADS/.ztunnels"
+	peers_end former
+	peer again former hello all serve
+	told again "^snapshot"
+	mv "$WORKLOADS/.ztunnels" "$WORKLOADS/ztunnels"
+	rm "$WORKLOADS/ztunnels/$uid"
+	peers_end former
+	for zds in "the same" another; do
+		[ "$zds" = "the same" ] || { zds_kill; zds_up; }
+		peer not-again former hello closed
+		told not-again "^closed"
+		run -1 grep "^snapshot" "$WORK/not-again"
+	done
+	peers_end former
+	kpod_down former
+}
+
 @test "four ztunnels are known, a fifth is turned away, and told of once; until one of them has ended" {
 	local name n=20
 	for name in zt3 zt4 zt5; do
