@@ -61,18 +61,20 @@ static void read_again_in(unsigned int milliseconds)
 /* Of a name in DIR that is a UID. */
 static void file_take(int dir, const union uid *uid, const char *name)
 {
-	struct pod *pod = pod_of(uid);
 	char text[MAX_FILE + 1];
 	struct workload said;
 	const char *wrong = file_read(dir, name, text);
+	struct pod *pod;
 
+	if (wrong == not_there)
+		return; /* any more: no pod is made for that */
+	pod = pod_of(uid);
+	if (pod)
+		pod->seen = reading;
 	if (!pod || wrong == not_now) {
 		read_again_in(AGAIN);
-		if (pod && !faccessat(dir, name, F_OK, AT_SYMLINK_NOFOLLOW))
-			pod->seen = reading; /* it is there */
 		return;
 	}
-	pod->seen = reading;
 	pod->is_due = true;
 	if (!wrong)
 		wrong = workload_parse(text, &said);

@@ -8,10 +8,11 @@
 /* zds_trust.c */
 
 /*
- * Reads a file that only root may have written. NULL, or what is wrong with it: not_now, if
- * that may be another by and by.
+ * Reads a file that only root may have written. NULL, or what is wrong with it: not_there; or
+ * not_now, if that may be another by and by.
  */
 const char *file_read(int dir, const char *name, char text[MAX_FILE + 1]);
+extern const char not_there[];
 extern const char not_now[];
 
 /*

@@ -5,6 +5,7 @@
 #include <limits.h>
 #include <sys/stat.h>
 
+const char not_there[] = "is not there";
 const char not_now[] = "cannot be read now";
 
 const char *file_read(int dir, const char *name, char text[MAX_FILE + 1])
@@ -16,6 +17,8 @@ const char *file_read(int dir, const char *name, char text[MAX_FILE + 1])
 
 	if (file < 0 && (errno == ELOOP || errno == ENXIO))
 		return "no regular file";
+	if (file < 0 && errno == ENOENT)
+		return not_there;
 	if (file < 0)
 		return not_now;
 	if (fstat(file, &status) || !S_ISREG(status.st_mode))

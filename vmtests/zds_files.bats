@@ -197,6 +197,28 @@ zds_up_injected() { # STRACE-WORD...
 	zds_up
 }
 
+@test "files that come and go before they are read leave nothing behind" {
+	before=$(zds_metric 'onramp_zds_pods{state="pending"}')
+	zds_signals STOP
+	python3 -ISc '
+import os, sys, uuid
+os.umask(0o077)
+for n in range(500):
+    new, path = (os.path.join(sys.argv[1], name) for name in (".new", str(uuid.uuid4())))
+    open(new, "w").close()
+    os.rename(new, path)
+    os.unlink(path)
+' "$WORKLOADS"
+	zds_signals CONT
+	workload c
+	enabled c
+	is "$(zds_metric 'onramp_zds_pods{state="pending"}')" "$before"
+	no_workload c
+	retry 200 leaves_only c uid_netns
+	del_before=$((del_before + 1))
+	nobody_left
+}
+
 @test "two pods by the same name are two" {
 	workload_text c namespace=default name=a service_account=account
 	enabled c
