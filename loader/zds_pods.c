@@ -128,11 +128,24 @@ void pod_hold(struct pod *pod)
 	pod->held_until = now() + (pod->drops < NACKS ? RETRY : RETRY_LATER);
 }
 
+/* One that served a pod may have been in the way of those that could not: they are asked anew. */
+static void nacks_forget(struct pod *pod)
+{
+	for (int peer = 0; peer < PEERS; peer++) {
+		if (!pod->nacks[peer])
+			continue;
+		pod->nacks[peer] = 0;
+		pod->retry[peer] = now();
+	}
+}
+
 void pods_forget_peer(int peer)
 {
 	for (struct pod *pod = pods; pod; pod = pod->next) {
 		if (pod->by[peer] != UNTOLD)
 			pod->is_due = true;
+		if (pod->by[peer] == ACKED || pod->by[peer] == KEPT)
+			nacks_forget(pod);
 		pod->by[peer] = UNTOLD;
 		pod->nacks[peer] = 0;
 	}

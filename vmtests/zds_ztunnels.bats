@@ -85,6 +85,24 @@ both_orders() { # FIRST SECOND
 	is "$(status pod)" enabled
 }
 
+@test "one that cannot listen in a pod beside its predecessor is told again as soon as that has gone" {
+	local uid
+	workload pod
+	peer older zt hello serve
+	enabled pod
+	sleep 0.1
+	peer newer zt2 hello 'refuse:pod:3=address in use' serve
+	uid_of pod
+	told newer "^del $uid" # after three
+	peers_end zt
+	retry 40 told_add newer 4
+	is "$(status pod)" enabled
+}
+
+told_add() { # PEER COUNT
+	[ "$(grep -c "^add" "$WORK/$1")" = "$2" ]
+}
+
 made_anew() { # NAME IP
 	sandbox_anew "$@"
 	sandbox "$1"
