@@ -216,6 +216,9 @@ int bpf_ztunnel_joins(const char *cgroup);
 /* Where the kubelet's cgroup went with it, it is known again once there is one. */
 void bpf_kubelet_tick(void);
 
+/* When the process of the ztunnel in a cgroup began, in nanoseconds: where BPF has not seen it. */
+void bpf_ztunnel_began(const char *cgroup, __u64 start);
+
 /* Whether a cgroup, by its id, is known as ztunnel's: by_list: were it by DIR/ztunnels alone. */
 bool bpf_is_ztunnels(__u64 cgroup, bool by_list);
 

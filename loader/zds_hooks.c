@@ -291,3 +291,18 @@ bool bpf_is_ztunnels(__u64 cgroup, bool by_list)
 	return !bpf_map_lookup_elem(maps.ztunnels, &cgroup, &ztunnel) &&
 	       (by_list || !is_by_list(&ztunnel));
 }
+
+void bpf_ztunnel_began(const char *cgroup, __u64 start)
+{
+	struct ztunnel ztunnel;
+	struct stat status;
+	__u64 id, known;
+
+	id = stat(cgroup, &status) ? 0 : status.st_ino;
+	if (bpf_map_lookup_elem(maps.ztunnels, &id, &ztunnel) ||
+	    bpf_map_lookup_elem(maps.starts, &ztunnel.place, &known))
+		return;
+	/* What iter_listeners has found: only that it is older than those that listen later. */
+	if (known <= ZTUNNELS)
+		bpf_map_update_elem(maps.starts, &ztunnel.place, &start, BPF_EXIST);
+}

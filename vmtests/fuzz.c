@@ -188,6 +188,12 @@ int bpf_ztunnel_joins(const char *cgroup)
 	return 0;
 }
 
+void bpf_ztunnel_began(const char *cgroup, __u64 start)
+{
+	(void)cgroup;
+	(void)start;
+}
+
 const char *cgroup_of(const union uid *uid)
 {
 	(void)uid;

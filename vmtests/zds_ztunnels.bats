@@ -255,6 +255,38 @@ netns_of() { # NAME
 	kpod_down former
 }
 
+@test "of two that listened before onramp was loaded the newer has what pods dial, in whichever order they dial" {
+	local uid
+	zt_up zt
+	sleep 0.1
+	zt_up zt2
+	workload pod
+	enabled pod
+	onramp unload
+	retry 200 is_gone zds
+	zt_signals STOP zt
+	uid_of zt
+	mv "$WORKLOADS/ztunnels/$uid" "$WORK/listed"
+	zds_load
+	zds_up
+	logged "event=snapshot"
+	mv "$WORK/listed" "$WORKLOADS/ztunnels/$uid"
+	zt_signals CONT zt
+	retry 200 snapshots_are 2
+	enabled pod
+	sleep 0.5 # the older has acked as well
+	serve other 10.77.1.3 80
+	run -0 pod pod "$TCP" dial 10.77.1.3 80
+	is "$(grep -c ^outbound "$WORK/zt") $(grep -c ^outbound "$WORK/zt2")" "0 1"
+	cgroup_of other/app
+	cgroup_end "$CG/$cgroup"
+	mkdir "$CG/$cgroup"
+}
+
+snapshots_are() { # COUNT
+	[ "$(grep -c "event=snapshot" "$WORK/zds")" = "$1" ]
+}
+
 @test "four ztunnels are known, a fifth is turned away, and told of once; until one of them has ended" {
 	local name n=20
 	for name in zt3 zt4 zt5; do
