@@ -43,7 +43,7 @@ static bool is_noted;	 /* for the next one */
 static unsigned int file_count;
 static bool was_read;
 static unsigned int reading; /* of DIR: the latest one's number */
-static bool complained; /* DIR cannot be read, and that was told */
+static bool complained;	     /* DIR cannot be read, and that was told */
 
 static void complain(struct pod *pod, const char *what)
 {

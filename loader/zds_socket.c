@@ -118,7 +118,7 @@ static void let_in(int fd)
 		return;
 	}
 	peer_counts.connections++;
-	bpf_ztunnel_began(new.cgroup, new.start * (1000000000 / sysconf(_SC_CLK_TCK)));
+	bpf_ztunnel_began(new.cgroup, new.start *(1000000000 / sysconf(_SC_CLK_TCK)));
 	*peer = new;
 	peer->fd = fd;
 	peer->deadline = now() + HELLO_WITHIN;
