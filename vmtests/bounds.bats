@@ -150,7 +150,7 @@ direct() { # POD
 no_room() { # MAP ARGUMENT-THAT-FAILS COMMAND...
 	run -1 --separate-stderr "${@:3}"
 	is "$output" ""
-	is "$stderr" "onramp: $2: cannot change $1: No space left on device"
+	is "$stderr" "onramp: $2: $1 is full: onramp forget what is not needed"
 	for ip in 10.88.0.0 10.89.0.0; do
 		run ! "$BPFTOOL" map lookup pinned "$PIN/maps/$1" key 128 0 0 0 $(bytes_of "$ip")
 	done

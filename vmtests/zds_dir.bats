@@ -171,8 +171,9 @@ zds_anew() {
 }
 
 @test "emptied, and started again: nobody leaves, whether one file has come or all pods but one have ended" {
+	log_mark
 	unlink_all a b
-	logged "event=emptied"
+	retry 200 log_count_is "event=emptied" 1
 	workload c
 	enabled c
 	sleep 0.5 # DIR could have been noted by now
@@ -188,8 +189,9 @@ zds_anew() {
 	enabled d
 	no_workload b
 	retry 200 leaves_only b uid_netns
+	log_mark
 	unlink_all a d
-	retry 200 grep -q "event=emptied" "$WORK/zds"
+	retry 200 log_count_is "event=emptied" 1
 	kpod_end d
 	retry 200 leaves_only d ""
 	zds_anew
