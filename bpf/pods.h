@@ -14,6 +14,7 @@
 #include "uids.h"
 
 #define MAX_CGROUP_LEVELS 16
+#define MAX_BEGINNERS 8 /* of a container: a runtime, CRI-O's monitor */
 
 WALK int cgroup_forget(__u64 id)
 {
@@ -309,6 +310,35 @@ WALK int ztunnel_remember(__u64 id, __u64 net)
 }
 
 /*
+ * Whether the task, in a pod's cgroup and the node's netns, is the pod's runtime still, on
+ * its way into the container: runc's init (1.1) executes itself once more there, and would
+ * look like a daemon that leaves the node's netns for a pod's. It was forked and no more,
+ * so its nsproxy is that of who began it, outside the pod. No program of a container has
+ * that, were its netns the node's, for a container has a mount namespace of its own;
+ * nor has a child of one; and whoever enters all of the node's namespaces gets another
+ * nsproxy. The parent may be in the pod's cgroup itself, as CRI-O's monitor is.
+ */
+WALK int is_runtimes(__u64 number)
+{
+	struct task_struct *task = (void *)number, *from = task;
+	struct cgroup *pods = (void *)pod_cgroup((__u64)BPF_CORE_READ(task, cgroups, dfl_cgrp));
+	struct cgroup *cgroup;
+	int level;
+
+	if ((__u64)pods <= TOO_DEEP)
+		return false;
+	level = BPF_CORE_READ(pods, level);
+	for (int i = 0; i < MAX_BEGINNERS; i++) {
+		from = BPF_CORE_READ(from, real_parent);
+		cgroup = BPF_CORE_READ(from, cgroups, dfl_cgrp);
+		if (BPF_CORE_READ(cgroup, level) < level ||
+		    cgroup_ancestor_id(cgroup, level) != BPF_CORE_READ(pods, kn, id))
+			return BPF_CORE_READ(from, nsproxy) == BPF_CORE_READ(task, nsproxy);
+	}
+	return false;
+}
+
+/*
  * What a task tells, from exec and from what ran before the load. Of a cgroup that has no
  * entry even then nobody knows where it has been before.
  */
@@ -317,16 +347,21 @@ static __always_inline void task_remember(struct task_struct *task)
 	struct net *net = BPF_CORE_READ(task, nsproxy, net_ns);
 	struct cgroup *cgroup = BPF_CORE_READ(task, cgroups, dfl_cgrp);
 	struct cgroup_info *entry;
+	bool node;
 	__u64 id;
 
 	initial_netns_learn((__u64)task);
 	if (!net || !cgroup) /* a kernel thread, or already dead */
 		return;
 	id = BPF_CORE_READ(cgroup, kn, id);
+	node = is_no_pod(netns_id(net), BPF_CORE_READ(net, ns.inum));
+	entry = bpf_map_lookup_elem(&cgroup_info_map, &id);
+	if (node && !(entry && entry->now.flags & NETNS_NO_UID) && is_runtimes((__u64)task))
+		return;
 	remember((__u64)cgroup, (__u64)net);
 	cgroup_note_uid((__u64)cgroup);
 	entry = bpf_map_lookup_elem(&cgroup_info_map, &id);
-	if (!is_no_pod(netns_id(net), BPF_CORE_READ(net, ns.inum)))
+	if (!node)
 		pod_learn((__u64)cgroup, (__u64)net, BPF_CORE_READ(task, tgid),
 			  !entry || entry->now.flags & NETNS_MOVED);
 	if (ztunnel_of((__u64)cgroup) >= 0)

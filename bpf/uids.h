@@ -247,7 +247,8 @@ static __always_inline long netns_take(const struct pod_netns *fresh, const stru
 /*
  * A program runs in the netns at `net`, in a cgroup. in_transit: that cgroup has been in
  * another netns. Such a one may be a node's agent in another pod's netns, before
- * that pod has run anything; so the claim of one that has not is better.
+ * that pod has run anything; so the claim of one that has not is better. What a runtime
+ * does there on its way is not learned at all: is_runtimes().
  */
 WALK int pod_learn(__u64 cgroup, __u64 net, __u32 pid, bool in_transit)
 {

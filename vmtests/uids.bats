@@ -128,6 +128,51 @@ setup_file() {
 	owns "$A" one
 }
 
+# The pods of UIDs A, B and D as netns a, b and d: one that has run nothing, its first
+# programs, and what `kubectl exec` brings. By runc where the suite is run with its pods.
+made() { # POD IP
+	if [ "${ONRAMP_TEST_RUNTIME-}" != runc ]; then light_pod_up "$@" none; else netns_with_cni "$@"; fi
+}
+
+begins() { # POD
+	local below=${!1}
+	if [ "${ONRAMP_TEST_RUNTIME-}" != runc ]; then
+		mkdir -p "$CG/$below"
+		of_pod "$1" true
+		return
+	fi
+	eval "pod_cgroup() { echo '$CG/${below%/c}'; }"
+	rmdir "$CG/$below" 2>/dev/null || : # a kubelet makes the pod's alone
+	container_up "$1" pause sleep infinity
+	container_up "$1" app sleep infinity
+}
+
+of_pod() { # POD COMMAND...
+	if [ "${ONRAMP_TEST_RUNTIME-}" != runc ]; then run_in "${!1}" "$@"; else run_in "$1" "$@"; fi
+}
+
+ends() { # POD
+	if [ "${ONRAMP_TEST_RUNTIME-}" != runc ]; then
+		ip -n "$RUN-node" link del "v$1"
+	else
+		container_down "$1" app
+		container_down "$1" pause
+		cni DEL "$1"
+	fi
+	cgroup_end "$CG/${!1%/c}"
+	ip netns del "$RUN-$1"
+}
+
+of_pod_enrolled() { # POD COMMAND...
+	run -1 of_pod "$@" "$TCP" dial 10.77.2.2 80
+	is "$output" ECONNREFUSED
+}
+
+of_pod_passes() { # POD COMMAND...
+	run -0 of_pod "$@" "$TCP" dial 10.77.2.2 80
+	has " local="
+}
+
 # A daemon, whose own netns is the node's, looks into pods'.
 daemon_visits() { # NETNS...
 	local netns
@@ -136,6 +181,58 @@ daemon_visits() { # NETNS...
 		run_in "$d" node $(enter "$netns") true
 		run_in "$d" node $(enter "$netns") sh -c "/bin/true; /bin/true"
 	done
+}
+
+# bats test_tags=runc
+@test "as a runtime makes pods: each has its netns, where its rule holds, whoever was there or is" {
+	onramp enroll "$A"
+	for _ in {1..4}; do # runc's init is in its cgroup sooner, or later
+		made a 10.77.1.31
+		made b 10.77.1.32
+		daemon_visits a b
+		begins a
+		begins b
+		of_pod_enrolled b $(enter a)
+		of_pod_passes a $(enter b)
+		of_pod_enrolled a
+		of_pod_passes b
+		owns "$A" a
+		owns "$B" b
+		ends a
+		ends b
+	done
+}
+
+# A command that a program of the first cgroup begins, in the node's netns, and for each
+# further cgroup one there; with all namespaces of the first.
+begun_by() { # CGROUP CGROUP... -- COMMAND...
+	export steps='[ "$1" = -- ] && shift && exec "$@"
+		(echo 0 >"$1/cgroup.procs" && shift && exec sh -c "$steps" sh "$@")'
+	run_in "$1" node sh -c "$steps" sh "${@:2}"
+}
+
+@test "a runtime in a pod's cgroup, and in the node's netns still, is no program of the pod's" {
+	local pod=$CG/${a%/c}
+	onramp enroll "$A"
+	for cgroups in "$pod/c" "$pod/crio-conmon $pod/c"; do # as CRI-O has it: in the pod, too
+		mkdir "$pod/crio-conmon"
+		daemon_visits one
+		# shellcheck disable=SC2086 # words
+		begun_by node $cgroups -- $(enter one) true
+		owns "$A" one
+		enrolled_in one "$b" two
+		# It comes again, as for `kubectl exec`: the pod is known meanwhile.
+		run begun_by node "$pod/c" -- cat "$PIN/pods"
+		has " 10.77.1.1"
+		cgroup_end "$CG/kubepods"
+		uids_here
+	done
+	# A daemon's child, whatever cgroup below the pod's it is in, has the daemon's namespaces.
+	mkdir "$CG/${d%/c}/child"
+	begun_by "$d" "$CG/${d%/c}/child" -- $(enter one) true
+	is "$(whose one)" "$D"
+	enrolled "$a" one
+	owns "$A" one
 }
 
 @test "a daemon in transit: visits pods before they have run anything, and after" {
