@@ -163,6 +163,29 @@ struct sock {
 	struct sock_cgroup_data sk_cgrp_data;
 };
 
+struct ip_options {
+	unsigned char srr;
+};
+
+struct ip_options_rcu {
+	struct ip_options opt;
+};
+
+struct ipv6_rt_hdr;
+
+struct ipv6_txoptions {
+	struct ipv6_rt_hdr *srcrt;
+};
+
+struct ipv6_pinfo {
+	struct ipv6_txoptions *opt;
+};
+
+struct inet_sock {
+	struct ipv6_pinfo *pinet6; /* NULL: it is an IPv4 one */
+	struct ip_options_rcu *inet_opt;
+};
+
 struct tcp_sock {
 	__u32 write_seq;
 };
@@ -263,6 +286,21 @@ static __always_inline struct sock *kernel_socket(const void *ctx)
 static __always_inline const struct sock_common *tcp_fields(struct bpf_sock *sk)
 {
 	return (const struct sock_common *)bpf_skc_to_tcp_sock(sk);
+}
+
+/*
+ * Whether a TCP socket has been told which way its packets go (IP_OPTIONS, IPV6_RTHDR): to
+ * the first address of that, whatever address connect() is given. Not only root may.
+ */
+static __always_inline bool is_source_routed(struct bpf_sock *sk)
+{
+	const struct inet_sock *tcp = (const struct inet_sock *)tcp_fields(sk);
+
+	if (!tcp)
+		return true; /* none that is known; whoever asks refuses then */
+	if (tcp->inet_opt && tcp->inet_opt->opt.srr)
+		return true;
+	return tcp->pinet6 && tcp->pinet6->opt && tcp->pinet6->opt->srcrt;
 }
 
 static __always_inline struct net *socket_net(const void *ctx)

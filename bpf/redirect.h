@@ -116,6 +116,8 @@ static __always_inline bool carry(struct bpf_sock_addr *ctx, const struct settin
 {
 	enum listener listener = (enum listener)verdict;
 
+	if (is_tcp(ctx, hook) && is_source_routed(ctx->sk))
+		return false; /* it would be sent where its route says */
 	if (!unbind_device(ctx, cfg, addr_family(&asked->ip), hook))
 		return false; /* it would be sent to somebody else, or to nobody */
 	if (cfg->mode == IN_POD_MODE)

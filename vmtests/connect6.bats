@@ -125,6 +125,49 @@ captured() { # PORT ORIGINAL
 	has "local=[$ZTUNNEL_POD_IP6]:15001 " "orig6=[$link_local]:80" "dialled=[$link_local]:80 "
 }
 
+# Of sockets that have been told of a way, or of none: what becomes of each.
+routed() {
+	cat >"$WORK/routed.py" <<-'END'
+		import errno, socket, struct
+		def dial(family, to, option=None, value=b"", bound=None):
+		    s = socket.socket(family)
+		    s.settimeout(0.5)
+		    if bound: s.bind((bound, 0))
+		    if option: s.setsockopt(*option, value)
+		    try:
+		        s.connect((to, 80))
+		    except OSError as e:
+		        return print(errno.errorcode.get(e.errno, "no answer"))
+		    told = s.recv(512).decode()
+		    print("captured" if ":15001 " in told else told)
+		rthdr, ip_options, dstopts = (41, 57), (0, 4), (41, 59)
+		server = socket.inet_pton(socket.AF_INET6, "fd00:77::2")
+		segments = struct.pack("!BBBBBBH", 0, 4, 4, 1, 1, 0, 0) + bytes(16) + server
+		loose = bytes([1, 131, 7, 4]) + socket.inet_aton("10.77.2.2")
+		for bound in None, "fd00:77::1":
+		    dial(socket.AF_INET6, "fd00:77::2", rthdr, segments, bound)
+		dial(socket.AF_INET6, "::ffff:10.77.2.2", ip_options, loose)
+		dial(socket.AF_INET, "10.77.2.2", ip_options, loose)
+		dial(socket.AF_INET, "10.77.2.2", ip_options, bytes([1, 1, 1, 0]))
+		dial(socket.AF_INET6, "fd00:77::2", dstopts, bytes([0, 0, 1, 4, 0, 0, 0, 0]))
+	END
+	chmod 755 "$WORK"
+	run -0 pod client python3 -IS "$WORK/routed.py"
+}
+
+@test "a socket that has a source route is refused, for its packets would go where that says" {
+	before=$(connects refused failed)
+	routed
+	is "$output" "EPERM
+EPERM
+EPERM
+EPERM
+captured
+captured"
+	never_began 4
+	is "$(connects refused failed)" $((before + 4))
+}
+
 @test "IPv6: ztunnel's own dials: to itself refused, to a local enrolled pod's 15008 to its own" {
 	before=$(connects refused itself)
 	for own in "$ZTUNNEL_POD_IP6" ::1 :: ::ffff:127.0.0.1; do

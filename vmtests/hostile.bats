@@ -208,14 +208,16 @@ packet-socket default ESCAPED"
 		ztunnels-uid-gid own-userns own-netns-after-socket cgroups-below-20-deep \
 		socket-of-other-pod captured-then-unspec accepted-then-dials becomes-ipv4 \
 		full-of-keys full-of-keys-ipv6-only fast-open-again mptcp-fast-open \
-		io-uring-thread ipv6 ipv4-compatible from-loopback by-eth0 by-lo >"$WORK/in-pod"
+		io-uring-thread ipv6 ipv4-compatible from-loopback by-eth0 by-lo \
+		ipv6-source-route >"$WORK/in-pod"
 	is "$(server_took)" $((before + 1))
 	run grep -vE ' (captured|-)$' "$WORK/in-pod"
 	is "$output" "listens-as-ztunnel in-pod failed EADDRINUSE
 socket-of-other-pod in-pod passed-as-other
 full-of-keys-ipv6-only in-pod failed EPERM
 by-eth0 in-pod failed EPERM
-by-lo in-pod failed EPERM" # to unbind it takes NET_RAW of the program
+by-lo in-pod failed EPERM
+ipv6-source-route in-pod failed EPERM" # to unbind it takes NET_RAW of the program
 }
 
 @test "the tables of vmtests/README.md are what was seen" {

@@ -155,7 +155,8 @@ int ipv6_source_route(void)
 		struct ipv6_sr_hdr header;
 		struct in6_addr segment;
 	} route = { .header = { .hdrlen = 2, .type = 4 }, .segment = to.v6.sin6_addr };
-	int fd = tcp(AF_INET6);
+	union name own = at("SELF6", "0");
+	int fd = bound(tcp(AF_INET6), &own); /* or in-pod mode has it dial an IPv4 address */
 
 	if (setsockopt(fd, IPPROTO_IPV6, IPV6_RTHDR, &route, sizeof(route)))
 		return -1;
