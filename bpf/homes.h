@@ -45,24 +45,39 @@ static __always_inline bool claim_stands(const struct claim *claim, const union 
 }
 
 /*
+ * Whether a netns had an address (two halves) from the first, so that its runtime gave it. A
+ * pod that may change its addresses gives itself any, others' too.
+ */
+WALK int is_given(__u64 netns, __u64 ip0, __u64 ip1)
+{
+	struct home *home = bpf_map_lookup_elem(&homes, &netns);
+	union addr ip = { .half = { ip0, ip1 } };
+
+	return !home || addr_equal(&home->given[addr_family(&ip)], &ip);
+}
+
+/*
  * Makes room at an address (two halves) for a pod in netns, where another has given it
- * up. False: that one holds it still. Whose it is cannot be told then, and both are kept,
- * so that neither takes the other out of the mesh.
+ * up, or gave it to itself. False: that one holds it still, and by as good a right. Whose it
+ * is cannot be told then, and both are kept, so that neither takes the other out of the mesh.
  */
 WALK int pod_makes_room(__u64 ip0, __u64 ip1, __u64 netns, __u64 net)
 {
 	union addr ip = { .half = { ip0, ip1 } };
 	struct pod_ip *pod = bpf_map_lookup_elem(&pod_ips, &ip);
+	bool given, held;
 
 	if (!pod || pod->holder.netns == netns)
 		return true;
-	if (claim_stands(&pod->holder, &ip)) {
-		if (!claim_stands(&pod->other, &ip))
-			pod->other = (struct claim){ .netns = netns, .net = net };
-		return false;
+	given = is_given(netns, ip0, ip1);
+	held = pod->holder.is_ztunnels || is_given(pod->holder.netns, ip0, ip1);
+	if (!claim_stands(&pod->holder, &ip) || (given && !held)) {
+		bpf_map_delete_elem(&pod_ips, &ip);
+		return true;
 	}
-	bpf_map_delete_elem(&pod_ips, &ip);
-	return true;
+	if (given == held && !claim_stands(&pod->other, &ip))
+		pod->other = (struct claim){ .netns = netns, .net = net };
+	return false;
 }
 
 /*
@@ -87,20 +102,25 @@ WALK int pod_release(__u64 ip0, __u64 ip1, __u64 netns, bool keep)
 	return 0;
 }
 
-/* One more cgroup has the netns as its home. */
-WALK int home_join(__u64 netns)
+/* One more cgroup has the netns as its home, whose pod addresses these are now, in halves. */
+WALK int home_join(__u64 netns, __u64 v4, __u64 v6_0, __u64 v6_1)
 {
-	__u32 *cgroups, one = 1;
+	struct home *home, fresh = { .cgroups = 1, .given[V6].half = { v6_0, v6_1 } };
 
+	fresh.given[V4].half[1] = v4;
 	for (int try = 0; try < 2; try++) {
-		if (bpf_map_update_elem(&homes, &netns, &one, BPF_NOEXIST) != -EEXIST)
+		if (bpf_map_update_elem(&homes, &netns, &fresh, BPF_NOEXIST) != -EEXIST)
 			break;
-		cgroups = bpf_map_lookup_elem(&homes, &netns);
-		if (!cgroups)
+		home = bpf_map_lookup_elem(&homes, &netns);
+		if (!home)
 			continue;
-		__sync_fetch_and_add(cgroups, 1);
+		__sync_fetch_and_add(&home->cgroups, 1);
+		if (addr_is_zero(&home->given[V4]) && addr_is_zero(&home->given[V6])) {
+			home->given[V4] = fresh.given[V4];
+			home->given[V6] = fresh.given[V6];
+		}
 		/* Unless its last one has just left. */
-		if (bpf_map_lookup_elem(&homes, &netns) == cgroups)
+		if (bpf_map_lookup_elem(&homes, &netns) == home)
 			break;
 	}
 	return 0;
@@ -109,11 +129,11 @@ WALK int home_join(__u64 netns)
 /* One less. The numbers of a netns that is nobody's home are left to the next exec. */
 WALK int home_leave(__u64 netns)
 {
-	__u32 *cgroups = bpf_map_lookup_elem(&homes, &netns);
+	struct home *home = bpf_map_lookup_elem(&homes, &netns);
 
-	if (cgroups) {
-		__sync_fetch_and_add(cgroups, -1);
-		if ((__s32)*cgroups > 0)
+	if (home) {
+		__sync_fetch_and_add(&home->cgroups, -1);
+		if ((__s32)home->cgroups > 0)
 			return 0;
 		bpf_map_delete_elem(&homes, &netns);
 	}

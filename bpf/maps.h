@@ -221,15 +221,15 @@ struct {
 } numbers SEC(".maps") __weak;
 
 /*
- * netns (as netns_info.netns) -> how many cgroups have it as their home, whoever holds its
- * addresses in pod_ips. Written with cgroup_info_map, which is full before this.
+ * netns (as netns_info.netns) -> struct home: how many cgroups have it as their home, whoever
+ * holds its addresses in pod_ips. Written with cgroup_info_map, which is full before this.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 65536);
 	__type(key, __u64);
-	__type(value, __u32);
+	__type(value, struct home);
 } homes SEC(".maps") __weak;
 
 /*

@@ -9,9 +9,29 @@
 
 #include "addr.h"
 
-#define MAX_DEVICES 32	 /* of a netns: a pod has two, a large node begins so */
-#define MAX_ADDRESSES 32 /* of a device and family */
-#define MAX_ANCESTORS 64 /* of a process, up to pid 0 */
+#define MAX_DEVICES 32	    /* of a netns: a pod has two, a large node begins so */
+#define MAX_ADDRESSES 32    /* of a device and family */
+#define NODE_ROWS 32	    /* of MAX_DEVICES: that a node's address is sought among */
+#define NODE_ADDRESSES 1024 /* the same, of a device: one may have all services' */
+#define MAX_ANCESTORS 64    /* of a process, up to pid 0 */
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+struct user_namespace {
+	int level; /* 0: that of the machine's root */
+};
+
+struct net___owned {
+	struct user_namespace *user_ns;
+};
+
+#pragma clang attribute pop
+
+/* Whether it was made in a user namespace, which asks for no capability. */
+static __always_inline bool netns_is_users(struct net *net)
+{
+	return BPF_CORE_READ((struct net___owned *)net, user_ns, level);
+}
 
 /* A number that says where pos, in the list at head, leads; 0 at the end. */
 static __always_inline __u64 list_next(__u64 pos, __u64 head)
@@ -214,6 +234,53 @@ static __always_inline bool netns_may_have_it(struct net *net, const union addr 
 	__u64 census = netns_census((__u64)net, ip->half[0], ip->half[1]);
 
 	return COUNTED(census, CENSUS_SOUGHT) || COUNTED(census, CENSUS_DOUBT);
+}
+
+/* Whether a device has the address (two halves). */
+WALK int device_has(__u64 dev, __u64 ip0, __u64 ip1)
+{
+	struct in_ifaddr *ifa = BPF_CORE_READ((struct net_device *)dev, ip_ptr, ifa_list);
+	__u64 head = ipv6_list((struct net_device *)dev);
+	__u64 pos = head ? list_next(head, head) : 0;
+	union addr ip = { .half = { ip0, ip1 } }, held;
+	bool v4 = addr_is_v4(&ip);
+
+	for (int i = 0; i < NODE_ADDRESSES && v4 && ifa; i++) {
+		if (BPF_CORE_READ(ifa, ifa_local) == ip.word[3])
+			return true;
+		ifa = BPF_CORE_READ(ifa, ifa_next);
+	}
+	for (int i = 0; i < NODE_ADDRESSES && !v4 && pos; i++) {
+		ipv6_read(pos, &held);
+		if (addr_equal(&held, &ip))
+			return true;
+		pos = list_next(pos, head);
+	}
+	return false;
+}
+
+#define HAS_IT 1
+
+/* HAS_IT: a device of the row that begins at pos has the address; else the next row, or 0. */
+WALK __u64 row_has(__u64 pos, __u64 head, __u64 ip0, __u64 ip1)
+{
+	for (int i = 0; i < MAX_DEVICES && pos; i++) {
+		if (device_has((__u64)device_at(pos), ip0, ip1))
+			return HAS_IT;
+		pos = list_next(pos, head);
+	}
+	return pos;
+}
+
+/* netns_has() of the node's, which has a device for each pod. */
+static __always_inline bool node_has(struct net *net, const union addr *ip)
+{
+	__u64 head = device_list(net);
+	__u64 pos = list_next(head, head);
+
+	for (int i = 0; i < NODE_ROWS && pos > HAS_IT; i++)
+		pos = row_has(pos, head, ip->half[0], ip->half[1]);
+	return pos == HAS_IT;
 }
 
 /* The pod address of a family; zero: none. */

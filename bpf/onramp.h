@@ -153,6 +153,13 @@ struct cgroup_info {
 	union addr home_ip[FAMILIES];
 };
 
+/* homes: a netns that is some cgroup's home -> of how many, and what it was given. */
+struct home {
+	__u32 cgroups;
+	__u32 pad;
+	union addr given[FAMILIES]; /* its pod addresses at first; others it gave itself */
+};
+
 /* A netns that claims an address as its pod address. */
 struct claim {
 	__u64 netns;	   /* as in netns_info; 0: none */
@@ -306,6 +313,7 @@ _Static_assert(sizeof(struct settings) == 144, "scripts write struct settings");
 _Static_assert(sizeof(struct prefix) == 20, "struct prefix is an LPM key");
 _Static_assert(sizeof(struct netns_info) == 64, "netns_info is a cache line");
 _Static_assert(sizeof(struct cgroup_info) == 104, "cgroup_info has no holes");
+_Static_assert(sizeof(struct home) == 40, "struct home has no holes");
 _Static_assert(sizeof(struct pod_ip) == 56, "struct pod_ip has no holes");
 _Static_assert(sizeof(struct listener_key) == 16, "listener_key has no holes");
 _Static_assert(sizeof(struct probe_key) == 24, "probe_key has no holes");

@@ -107,6 +107,16 @@ WALK int is_no_pod(__u64 netns, __u32 inum)
 }
 
 /*
+ * Whether anybody may have made the netns, by a user namespace, and given it any address. Not
+ * a pod's of Kubernetes' that has such: what a cgroup knows of itself tells, which is not all
+ * known before cgroup_note_uid().
+ */
+static __always_inline bool is_users(struct net *net, __u32 flags)
+{
+	return (flags & (NETNS_UID | NETNS_MOVED)) != NETNS_UID && netns_is_users(net);
+}
+
+/*
  * Notes that the cgroup runs something in net; both are kernel addresses. Global,
  * and by number, for the reason that netns.h's walks are.
  *
@@ -157,10 +167,12 @@ WALK int remember(__u64 cgroup_number, __u64 net_number)
 	 * A pod may make cgroups and netns of its own: they are no pods. Not the root,
 	 * though: node programs in it visit pods, and on a hybrid node all are.
 	 */
-	is_home = !node && !cgroup_has((__u64)cgroup, 1, SOUGHT_OTHER_HOME, entry.now.netns);
+	is_home = !node && !is_users(net, entry.now.flags) &&
+		  !cgroup_has((__u64)cgroup, 1, SOUGHT_OTHER_HOME, entry.now.netns);
 	entry.home = is_home ? entry.now.netns : 0;
 	if (is_home) /* before it is left, for it may be the one before, with another address */
-		home_join(entry.home);
+		home_join(entry.home, entry.now.ip[V4].half[1], entry.now.ip[V6].half[0],
+			  entry.now.ip[V6].half[1]);
 	if (old)
 		cgroup_forget(id);
 	if (is_home) {
@@ -360,6 +372,8 @@ static __always_inline void task_remember(struct task_struct *task)
 		return;
 	remember((__u64)cgroup, (__u64)net);
 	cgroup_note_uid((__u64)cgroup);
+	if (netns_is_users(net))
+		remember((__u64)cgroup, (__u64)net);
 	entry = bpf_map_lookup_elem(&cgroup_info_map, &id);
 	if (!node)
 		pod_learn((__u64)cgroup, (__u64)net, BPF_CORE_READ(task, tgid),

@@ -42,6 +42,7 @@ setup_file() {
 
 teardown_file() {
 	ip link del "$UPLINK" 2>/dev/null || :
+	cgroup_end "$CG-outside"
 	node_down
 }
 
@@ -127,6 +128,144 @@ claims() { # ADDRESS/LENGTH...
 	run -0 node "$TCP" dial 10.77.99.5 80
 	onramp enroll 10.77.99.0/24
 	captured 9 15006 10.77.99.5:80
+}
+
+# What the node sends a pod that is not enrolled arrives, and is not ztunnel's.
+arrives() { # ADDRESS...
+	for address; do
+		run -0 node "$TCP" dial "$address" 80
+		case $address in
+		*:*) has " local=[$address]:80 " ;;
+		*) has " local=[::ffff:$address]:80 " ;;
+		esac
+	done
+}
+
+# What a netns had from the first its runtime gave it: what it gives itself counts for less.
+@test "a pod's that is not enrolled, held by one that is: what the node sends that pod arrives" {
+	mkdir "$CG/evil/restarted"
+	for _ in 1 2; do # a pod that was there before, and one to come
+		claims_pod plain 0
+		ip -n "$RUN-plain" addr flush dev eth0 scope global
+		ip -n "$RUN-plain" addr add 10.77.3.5/16 dev eth0
+		ip -n "$RUN-plain" addr add fd00:77::5/64 dev eth0 nodad
+		ip -n "$RUN-plain" route add fd00:99::/64 dev eth0
+		ip -n "$RUN-node" route replace fd00:77::5 dev br0
+		serve plain :: 80
+		arrives 10.77.3.5 fd00:77::5
+		claims 10.77.3.5/32 fd00:99::66/64
+		run_in evil/restarted evil true
+		arrives 10.77.3.5
+		claims 10.77.99.66/16 fd00:77::5/128
+		run_in evil/restarted evil true
+		arrives fd00:77::5
+		pod_down plain
+		claims 10.77.3.5/32 fd00:99::66/64
+	done
+	claims 10.77.99.66/16 fd00:99::66/64
+	rmdir "$CG/evil/restarted"
+}
+
+# Whose it is cannot be told.
+@test "an address that two pods were given, of whom one is enrolled: captured" {
+	pod_up twin1 10.77.3.7
+	pod twin1 true
+	pod_up twin2 10.77.3.7
+	ip -n "$RUN-twin2" addr add fd00:99::7/64 dev eth0 nodad
+	pod twin2 true
+	run -0 node "$TCP" dial 10.77.3.7 80
+	captured 9 15006 10.77.3.7:80
+	pod_down twin1
+	pod_down twin2
+}
+
+# Uid 65534, without a capability, in the node's netns: has these in a netns that it makes.
+squats() { # CGROUP ADDRESS/LENGTH...
+	local cgroup=$1
+	shift
+	launch "$WORK/squat" run_in "$cgroup" node setpriv --reuid=65534 --regid=65534 --clear-groups \
+		--bounding-set=-all --inh-caps=-all unshare --user --map-root-user --net \
+		sh -c 'ip link add v type bridge; ip link set v up; ip link set lo up
+			for address; do ip addr add "$address" dev v nodad; done
+			echo ready; exec sleep 1000' - "$@"
+}
+
+# Another machine's, that of a pod that is not enrolled, and that of one to come.
+@test "anybody's, held in a netns that a node's user has made: what the node sends there arrives" {
+	uid=aa000000-5ca1-4ab1-8e0f-00c0ffee0005
+	mkdir -p "$CG-outside" "$CG/node/user" "$CG/kubepods/pod$uid/c"
+	pod_up machine 10.77.3.8
+	pod_up plain 10.77.3.9
+	launch "$WORK/machine" run_in "../${CG##*/}-outside" machine "$TCP" serve :: 80
+	serve plain :: 80
+	for cgroup in node/user "kubepods/pod$uid/c"; do # the latter is of a pod with hostNetwork
+		for address in 10.77.3.8 10.77.3.9; do
+			squats "$cgroup" $address/32 fd00:99::67/128
+			arrives $address
+			cgroup_end "$CG/$cgroup"
+			mkdir "$CG/$cgroup"
+		done
+	done
+	mkdir "$CG/node/users"
+	squats node/user 10.77.99.8/32 fd00:66::1/128
+	squats node/users 10.77.99.8/32 fd00:66::2/128
+	claims_pod late8 8
+	serve late8 :: 80
+	inbound node 8 9
+	cgroup_end "$CG/node/user"
+	cgroup_end "$CG/node/users"
+	cgroup_end "$CG-outside"
+	cgroup_end "$CG/kubepods"
+	for pod in late8 plain machine; do pod_down $pod; done
+}
+
+# hostUsers: false. Its runtime makes both, before its first program.
+@test "a pod of Kubernetes' that has a user namespace is one like any other" {
+	uid=aa000000-5ca1-4ab1-8e0f-00c0ffee0006
+	mkdir -p "$CG/kubepods/pod$uid/c"
+	unshare --user --map-root-user --net sh -c 'echo $$; exec sleep 1000' >"$WORK/users" 3>&- &
+	retry 100 grep -q . "$WORK/users"
+	ip netns attach "$RUN-users" "$(cat "$WORK/users")"
+	kill "$(cat "$WORK/users")"
+	ip -n "$RUN-users" -batch - <<-END
+		link set lo up
+		link add eth0 type veth peer name vusers netns $RUN-node
+		addr add 10.77.99.10/16 dev eth0
+		addr add fd00:99::10/64 dev eth0 nodad
+		link set eth0 up
+		route add default via $NODE_IP
+	END
+	ip -n "$RUN-node" link set vusers master br0 up
+	launch "$WORK/users" run_in "kubepods/pod$uid/c" users "$TCP" serve :: 80
+	inbound node 10 9
+	run -0 run_in "kubepods/pod$uid/c" users "$TCP" dial 10.77.2.2 80
+	captured 9 15001 10.77.2.2:80
+	cgroup_end "$CG/kubepods"
+	ip -n "$RUN-node" link del vusers
+	ip netns del "$RUN-users"
+}
+
+# As a node has one for each pod, and kube-proxy gives one a service's each.
+@test "the node's own, behind many devices and addresses, held by a pod: it is the node's" {
+	{
+		for n in {1..40}; do echo "link add many$n type bridge"; done
+		echo "link add last type bridge"
+		echo "link set last up"
+		for n in {1..40}; do
+			echo "addr add 10.88.0.$n/32 dev last"
+			echo "addr add fd00:88::$n/128 dev last nodad"
+		done
+	} | ip -n "$RUN-node" -batch -
+	launch "$WORK/own" node "$TCP" serve :: 80
+	for held in "10.88.0.40/32 fd00:99::66/64" "10.77.99.66/16 fd00:88::40/128" "10.77.99.66/16 fd00:88::1/128"; do
+		# shellcheck disable=SC2086 # two words
+		claims $held
+		arrives 10.88.0.40 fd00:88::40 fd00:88::1
+	done
+	for n in {1..40}; do echo "link del many$n"; done | ip -n "$RUN-node" -batch -
+	ip -n "$RUN-node" link del last
+	cgroup_end "$CG/node"
+	mkdir "$CG/node"
 }
 
 # Of a pod's addresses, how many the file of pods has as its.
