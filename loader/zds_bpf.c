@@ -149,6 +149,8 @@ void bpf_events_watch(void)
 	if (watched)
 		return;
 	watched = true;
+	inbound_detach(config.pin_dir, "new"); /* of one that was killed */
+	hooks_clean();
 	events_lost = lost_count();
 	watch(ring_buffer__epoll_fd(pod_events), on_pod_events);
 }

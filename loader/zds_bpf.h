@@ -23,4 +23,9 @@ extern struct maps maps;
 /* False, and errno: they cannot be read. */
 bool settings_read(struct settings *settings);
 
+/* zds_hooks.c */
+
+/* What one that was killed has attached, and not come to give its name, is attached no more. */
+void hooks_clean(void);
+
 #endif

@@ -41,6 +41,20 @@ static void hook_path(const struct hook *hook, const char *name, char path[PATH_
 	snprintf(path, PATH_MAX, "%s/links/%s-%s", config.pin_dir, hook->program, name);
 }
 
+/* Until it has replaced the one before. */
+static void new_path(char path[PATH_MAX])
+{
+	snprintf(path, PATH_MAX, "%s/links/new-zds", config.pin_dir);
+}
+
+void hooks_clean(void)
+{
+	char new[PATH_MAX];
+
+	new_path(new);
+	unlink(new);
+}
+
 /* Attaches a program to a cgroup, in the place of the link that is pinned under the name. */
 static int hook_attach(const struct hook *hook, int cgroup, const char *name)
 {
@@ -58,8 +72,8 @@ static int hook_attach(const struct hook *hook, int cgroup, const char *name)
 	if (err)
 		return err;
 	hook_path(hook, name, path);
-	snprintf(new, sizeof(new), "%s/links/new-zds", config.pin_dir);
-	unlink(new); /* of one that was killed */
+	hooks_clean();
+	new_path(new);
 	if (bpf_obj_pin(link, new) || rename(new, path))
 		err = -errno;
 	close(link);

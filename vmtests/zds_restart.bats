@@ -113,6 +113,23 @@ two_down() {
 	member_down three
 }
 
+@test "killed before what it had attached had its name: a pod that has left is led nowhere by it" {
+	local uid
+	member_up one 23 dns=true
+	uid_of one
+	zds_kill
+	for program in sendmsg4 sendmsg6 recvmsg4 recvmsg6; do mv "$PIN/links/$program-$uid" "$PIN/links/new-zds"; done
+	mv "$PIN/inbound/$uid" "$PIN/inbound/new"
+	no_workload one
+	zds_up
+	zt_has_snapshot
+	retry 200 leaves_only one uid_netns
+	goes_by direct one 23
+	is "$(ls "$PIN/inbound")" ""
+	[ ! -e "$PIN/links/new-zds" ]
+	kpod_down one
+}
+
 # What onramp-zds said beside its events; and not bash, of one that was killed before.
 last_words() {
 	grep -vE '^event=|helpers.bash: line' "$WORK/zds"
