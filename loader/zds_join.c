@@ -294,6 +294,8 @@ static void step(struct pod *pod)
 	}
 	if (!*pod->said.name)
 		return; /* nobody knows any more who it is: Keep, and as BPF has it */
+	if (pod->netns && pod->netns != netns)
+		pod->was_late = false; /* nothing has run in this one */
 	if (!pod->was_late && !rule(pod))
 		return;
 	if (!netns_find(pod, netns))

@@ -125,6 +125,24 @@ teardown_file() {
 }
 
 # bats test_tags=once
+@test "one that runs, and waits, gets a new sandbox: what runs there first is refused" {
+	zt_signals STOP zt
+	kpod_up waits 10.77.1.6
+	serve waits :: 80
+	workload waits
+	becomes waits "pending waits for ztunnel"
+	is "$(rule waits)" ""
+	sandbox_anew waits 10.77.1.7
+	sandbox waits
+	retry 100 rule_is waits zds-in
+	way_of waits "$SERVER"
+	is "$way" refused
+	zt_signals CONT zt
+	enabled waits
+	member_down waits
+}
+
+# bats test_tags=once
 @test "one that has no process for a while stays, whether onramp-zds is started again or not" {
 	member_up still 6
 	member_up stopped 7
