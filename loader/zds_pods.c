@@ -29,6 +29,7 @@ struct pod *pod_of(const union uid *uid)
 	pod->uid = *uid;
 	pod->netns_fd = -1;
 	pod->has_dns = -1;
+	pod->is_there = true; /* until BPF says that it is not: it is not to be let go of */
 	pod->is_due = true;
 	uid_write(uid, pod->text);
 	pod->next = pods;
@@ -74,13 +75,20 @@ void pod_appeared(const union uid *uid, pid_t pid)
 	if (!pod)
 		return;
 	pod->pid = pid;
+	pod->is_there = true;
 	pod->was_there = true;
 	pod->is_due = true;
 }
 
 void pod_ended(const union uid *uid)
 {
-	pod_appeared(uid, 0);
+	struct pod *pod = pod_find(uid);
+
+	if (!pod)
+		return;
+	pod->pid = 0;
+	pod->was_there = true;
+	pod->is_due = true;
 }
 
 static void nacked(struct pod *pod, int peer, const char *error)

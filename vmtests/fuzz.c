@@ -293,6 +293,13 @@ static int pod_named(const char *text)
 	return uid.byte[15];
 }
 
+/* Whether a pod may be left out of a snapshot, which ends what ztunnel does for it. */
+static bool may_be_left_out(const struct pod *pod, const struct ztunnel_here *ztunnel)
+{
+	return !pod->is_said || pod->leaves || !netns_now[number_of(&pod->uid)] ||
+	       pod->nacks[ztunnel->number];
+}
+
 /* As ztunnel does it; what makes it end is what it was not to be told. */
 static void understand(struct ztunnel_here *ztunnel, const Zds__Request *request, int netns)
 {
@@ -319,6 +326,9 @@ static void understand(struct ztunnel_here *ztunnel, const Zds__Request *request
 	case ZDS__REQUEST__WHAT_SNAPSHOT_SENT:
 		assert(!ztunnel->has_snapshot);
 		ztunnel->has_snapshot = true;
+		for (const struct pod *pod = pods; pod; pod = pod->next)
+			assert(ztunnel->named[number_of(&pod->uid)] ||
+			       may_be_left_out(pod, ztunnel));
 		for (int i = 0; i < PODS; i++)
 			if (!ztunnel->named[i])
 				ztunnel->knows[i] = 0;
