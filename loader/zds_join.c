@@ -14,7 +14,9 @@
  */
 #include "netns.h"
 #include "zds_pods.h"
+#include <netinet/in.h>
 #include <stdarg.h>
+#include <sys/socket.h>
 
 #define LINGER 1000 /* between a pod's leaving and its Del: what was under way arrives */
 
@@ -102,17 +104,39 @@ static void untell(struct pod *pod, unsigned int later)
 	}
 }
 
+/*
+ * 0: the caller's netns has the address. By bind(), for a list of all could be made as long as
+ * a pod likes, which everybody would wait for. (It can have any bound there, but in its own.)
+ */
+static int bind_to(const union addr *ip)
+{
+	struct sockaddr_in v4 = { .sin_family = AF_INET, .sin_addr.s_addr = ip->word[3] };
+	struct sockaddr_in6 v6 = { .sin6_family = AF_INET6 };
+	const struct sockaddr *address = (struct sockaddr *)&v6;
+	socklen_t size = sizeof(v6);
+	int fd, err = 0;
+
+	memcpy(&v6.sin6_addr, ip, sizeof(*ip));
+	if (addr_is_v4(ip)) {
+		address = (struct sockaddr *)&v4;
+		size = sizeof(v4);
+	}
+	fd = socket(address->sa_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return errno == EAFNOSUPPORT ? -EADDRNOTAVAIL : -errno;
+	if (bind(fd, address, size))
+		err = -EADDRNOTAVAIL;
+	close(fd);
+	return err;
+}
+
 static int has_address(void *argument)
 {
 	const struct workload *said = argument;
+	int err = -EADDRNOTAVAIL;
 
-	for (int i = 0; i < said->ips; i++) {
-		int here = addr_is_here(&said->ip[i]);
-
-		if (here)
-			return here < 0 ? here : 0;
-	}
-	return -EADDRNOTAVAIL;
+	for (int i = 0; i < said->ips && err == -EADDRNOTAVAIL; i++) err = bind_to(&said->ip[i]);
+	return err;
 }
 
 /* Its netns, opened; and whether that is one that ztunnel may be told of. */
