@@ -4,6 +4,7 @@
 #include "usage-zds.h" /* made from usage-zds.txt */
 #include <libgen.h>
 #include <linux/capability.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <sys/epoll.h>
@@ -75,25 +76,40 @@ void watch_rests(int fd, bool rests)
 	epoll_ctl(loop, EPOLL_CTL_MOD, fd, &event);
 }
 
-static void say(const char *format, va_list args)
+/*
+ * Whether a line may be written: if nobody reads a pipe, or what becomes of it, that would
+ * take for ever; what cannot be said is left out.
+ */
+static bool may_say(void)
+{
+	struct pollfd error = { .fd = STDERR_FILENO, .events = POLLOUT };
+
+	return poll(&error, 1, 0) > 0 && error.revents & POLLOUT;
+}
+
+static void say(const char *prefix, const char *format, va_list args)
 {
 	char line[1024];
+
+	if (!may_say())
+		return;
 
 	vsnprintf(line, sizeof(line), format, args);
 	/* What others say is in it: one line stays one line. */
 	for (char *c = line; *c; c++)
 		if ((unsigned char)*c < ' ' || *c == 127)
 			*c = '?';
-	fprintf(stderr, "%s\n", line);
+	fprintf(stderr, "%s%s\n", prefix, line);
 }
 
 void log_event(const char *event, const char *format, ...)
 {
+	char prefix[64];
 	va_list args;
 
-	fprintf(stderr, "event=%s ", event);
+	snprintf(prefix, sizeof(prefix), "event=%s ", event);
 	va_start(args, format);
-	say(format, args);
+	say(prefix, format, args);
 	va_end(args);
 }
 
@@ -101,9 +117,8 @@ void die(const char *format, ...)
 {
 	va_list args;
 
-	fputs("onramp-zds: ", stderr);
 	va_start(args, format);
-	say(format, args);
+	say("onramp-zds: ", format, args);
 	va_end(args);
 	exit(1);
 }

@@ -14,7 +14,7 @@
 #define REST 200  /* of the listener's, where these are too many */
 
 static int listener = -1; /* -1: we stand by */
-static ino_t own;	  /* of its socket */
+static struct stat own;	  /* of its socket */
 static bool said_standing_by;
 static bool said_cannot; /* listen; or at the start, where it is said in another way */
 static bool some_cannot_join, said_cannot_join; /* ztunnels, in a round; and that was told */
@@ -155,7 +155,6 @@ static int listener_make(void)
 {
 	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), err;
 	struct sockaddr_un address;
-	struct stat status;
 	char new[PATH_MAX];
 
 	if (fd < 0)
@@ -164,13 +163,12 @@ static int listener_make(void)
 	address_of(new, &address);
 	unlink(new);
 	if (bind(fd, (struct sockaddr *)&address, sizeof(address)) || chmod(new, 0600) ||
-	    listen(fd, 16) || stat(new, &status) || rename(new, config.socket)) {
+	    listen(fd, 16) || stat(new, &own) || rename(new, config.socket)) {
 		err = -errno;
 		unlink(new);
 		close(fd);
 		return err;
 	}
-	own = status.st_ino;
 	return fd;
 }
 
@@ -221,14 +219,21 @@ void ztunnel_appeared(const union uid *uid)
 		ztunnel_join(uid);
 }
 
-static void look(void)
+/* Whether what is at its path is still ours: inodes are numbered by each file system. */
+static bool is_own(void)
 {
 	struct stat status;
 
+	return !stat(config.socket, &status) && status.st_ino == own.st_ino &&
+	       status.st_dev == own.st_dev;
+}
+
+static void look(void)
+{
 	look_at = now() + BEAT;
 	if (listener >= 0 || (said_standing_by && files_take_over()))
 		ztunnels_join();
-	if (listener >= 0 && !stat(config.socket, &status) && status.st_ino == own)
+	if (listener >= 0 && is_own())
 		return;
 	if (listener >= 0) {
 		log_event("socket-lost", "path=%s", config.socket);

@@ -20,7 +20,8 @@ bool write_beside(const char *name, const char *text)
 		unlink(path);
 		return true;
 	}
-	file = fopen(new, "we");
+	unlink(new); /* whatever it is: to open it may take for ever */
+	file = fopen(new, "wxe");
 	if (!file)
 		return false;
 	written = !fchmod(fileno(file), 0644) && fputs(text, file) >= 0;
@@ -36,7 +37,7 @@ bool read_beside(const char *name, char text[MAX_FILE + 1])
 	int file;
 
 	snprintf(path, sizeof(path), "%s/%s", config.status_dir, name);
-	file = open(path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	file = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
 	if (file < 0)
 		return false;
 	got = read(file, text, MAX_FILE);

@@ -415,6 +415,48 @@ descriptors_left() { # COUNT|all
 	nobody_left
 }
 
+@test "a fifo in the status directory, which nobody writes to or reads: nothing waits for it" {
+	local name
+	uid_of c
+	for name in "$uid" ".$uid" .new; do mkfifo "$STATE/status/$name"; done
+	zds_kill
+	zds_up
+	zt_has_snapshot
+	workload c
+	enabled c
+	no_workload c
+	retry 200 leaves_only c uid_netns
+	log_mark
+	del_before=$(told_count zt del)
+	nobody_left
+}
+
+@test "a standard error that nobody reads: what cannot be said is left out, and all goes on" {
+	mkfifo "$WORK/unread"
+	exec 8<>"$WORK/unread"
+	python3 -ISc '
+import os
+os.set_blocking(8, False)
+try:
+    while True: os.write(8, b"x" * 4096)
+except BlockingIOError:
+    os.set_blocking(8, True)'
+	zds_kill
+	run_in zds node "${ZDS:-$ROOT/build/onramp-zds}" -p "$PIN" -s "$ZDS_SOCKET" -w "$WORKLOADS" \
+		2>"$WORK/unread" >/dev/null 3>&- 8>&- 9>&- &
+	disown
+	workload c
+	enabled c
+	goes_at_all ztunnel c
+	no_workload c
+	retry 200 leaves_only c uid_netns
+	zds_kill
+	# What it says last, too, is no reason to stay.
+	run -1 run_in zds node timeout 5 "${ZDS:-$ROOT/build/onramp-zds}" -p "$WORK/none" 2>&8 3>&- 9>&-
+	exec 8>&-
+	zds_up
+}
+
 @test "what it does not start with is told in one line" {
 	local begin="not like this: see onramp-zds help"
 	starts_not "-x: $begin" -x

@@ -20,8 +20,17 @@ teardown() {
 	cgroup_end "$CG/agent"
 	mkdir "$CG/zds2" "$CG/agent"
 	[ ! -d "$ZDS_SOCKET" ] || rmdir "$ZDS_SOCKET"
+	[ ! -d "$WORK/mounted" ] || mounted_gone
 	peers_down
 	log_is_plain "$WORK/zds"
+}
+
+# The onramp-zds whose socket is there, and what is mounted.
+mounted_gone() {
+	zds_kill
+	while umount "$WORK/mounted" 2>/dev/null; do :; done
+	rmdir "$WORK/mounted"
+	zds_up
 }
 
 teardown_file() {
@@ -152,6 +161,23 @@ socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET).bind(sys.argv[1])' "$ZDS_SO
 	# What was connected goes on all the while.
 	workload pod
 	enabled pod
+}
+
+@test "another file system is mounted over it, with a socket of the same number: made anew" {
+	local at=$WORK/mounted
+	zds_kill
+	mkdir "$at"
+	mount -t tmpfs none "$at"
+	ZDS_SOCKET=$at/socket zds_up
+	inode=$(stat -c %i "$at/socket")
+	mount -t tmpfs none "$at"
+	python3 -ISc '
+import socket, sys
+socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET).bind(sys.argv[1])' "$at/socket"
+	is "$(stat -c %i "$at/socket")" "$inode"
+	logged "^event=socket-lost"
+	retry 100 [ -e "$at/socket" ]
+	logged_times "^event=listening" 2
 }
 
 logged_times() { # PATTERN COUNT
