@@ -238,8 +238,8 @@ const char *cgroup_of(const union uid *uid);
 const char *cgroup_of_ztunnel(pid_t pid);
 
 /*
- * A descriptor of a pod's netns of that id, of which pid (0: none) is said to be; -1: none
- * of its processes is in it.
+ * A descriptor of a pod's netns of that id, of which pid (0: none) is said to be; -ESRCH: none
+ * of its processes is in it; -EMFILE: there are too few left.
  */
 int cgroup_netns(const union uid *uid, __u64 netns, pid_t pid);
 

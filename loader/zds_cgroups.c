@@ -10,10 +10,12 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <mntent.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 #define FRESH 50 /* so long a list of cgroups is good enough */
 #define DEEPEST 32
+#define NOT_FOR_PODS 100 /* descriptors: for ztunnels, who asks for metrics, and files */
 
 struct known {
 	union uid uid;
@@ -284,9 +286,9 @@ static bool has_netns(struct search *search, const char *path, const char *name,
 	return each_process(path, is_netns, search->netns);
 }
 
-int cgroup_netns(const union uid *uid, __u64 netns, pid_t pid)
+static int netns_open(const union uid *uid, __u64 netns, pid_t pid)
 {
-	struct netns_search sought = { .id = netns, .fd = -1 };
+	struct netns_search sought = { .id = netns, .fd = -ESRCH };
 	struct search search = { .act = has_netns, .netns = &sought };
 	const char *cgroup;
 
@@ -296,4 +298,16 @@ int cgroup_netns(const union uid *uid, __u64 netns, pid_t pid)
 	if (cgroup && !each_process(cgroup, is_netns, &sought))
 		search_below(&search, cgroup, DEEPEST);
 	return sought.fd;
+}
+
+int cgroup_netns(const union uid *uid, __u64 netns, pid_t pid)
+{
+	struct rlimit limit = { .rlim_cur = RLIM_INFINITY };
+	int fd = netns_open(uid, netns, pid);
+
+	getrlimit(RLIMIT_NOFILE, &limit);
+	if (fd < 0 || (rlim_t)fd + NOT_FOR_PODS < limit.rlim_cur)
+		return fd;
+	close(fd);
+	return -EMFILE;
 }

@@ -4,7 +4,11 @@
 #include <arpa/inet.h>
 #include <microhttpd.h>
 
+#define REST 200
+
 static struct MHD_Daemon *server;
+static int epoll;	  /* the library's */
+static __u64 rests_until; /* it does; 0: it does not */
 
 static void write_counts(FILE *text)
 {
@@ -120,9 +124,20 @@ static enum MHD_Result answer(void *context, struct MHD_Connection *connection, 
 	return result;
 }
 
+/*
+ * What there is to do is done by http_tick(). But where there is no descriptor for who dials,
+ * the library leaves it at that, and would be called again at once: who dials waits, and so do we.
+ */
 static void on_http(int fd)
 {
-	(void)fd; /* see http_tick() */
+	int spare = dup(fd);
+
+	if (spare >= 0) {
+		close(spare);
+		return;
+	}
+	watch_rests(fd, true);
+	rests_until = now() + REST;
 }
 
 /* In each round: it has work left that its descriptor does not tell of, and timeouts. */
@@ -132,6 +147,12 @@ void http_tick(void)
 
 	if (!server)
 		return;
+	if (rests_until && now() >= rests_until) {
+		watch_rests(epoll, false);
+		rests_until = 0;
+	}
+	if (rests_until)
+		wake_in(REST);
 	MHD_run(server);
 	if (MHD_get_timeout(server, &milliseconds) == MHD_YES && milliseconds < 1000)
 		wake_in(milliseconds);
@@ -197,5 +218,6 @@ void http_open(const char *where)
 	info = MHD_get_daemon_info(server, MHD_DAEMON_INFO_EPOLL_FD);
 	if (!info)
 		die("%s: no epoll", where);
-	watch(info->epoll_fd, on_http);
+	epoll = info->epoll_fd;
+	watch(epoll, on_http);
 }

@@ -163,11 +163,12 @@ static bool netns_find(struct pod *pod, __u64 netns)
 		if (pod->netns && !bpf_is_led(pod->text, pod->netns_fd))
 			pod->is_enabled = false;
 	}
-	if (pod->netns_fd < 0) {
-		if (!pod->is_enabled)
-			pend(pod, "no-process");
+	if (pod->netns_fd == -EMFILE)
+		fail(pod, "netns", pod->netns_fd);
+	else if (pod->netns_fd < 0 && !pod->is_enabled)
+		pend(pod, "no-process");
+	if (pod->netns_fd < 0)
 		return false;
-	}
 	if (pod->is_tellable || pod->is_enabled || !pod->said.ips)
 		return true;
 	err = netns_visit(pod->netns_fd, has_address, &pod->said);

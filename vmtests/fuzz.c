@@ -209,7 +209,7 @@ const char *cgroup_of_ztunnel(pid_t pid)
 int cgroup_netns(const union uid *uid, __u64 netns, pid_t pid)
 {
 	(void)pid;
-	return netns_is_hidden[number_of(uid)] ? -1 : dup(netns_files[netns]);
+	return netns_is_hidden[number_of(uid)] ? -ESRCH : dup(netns_files[netns]);
 }
 
 int netns_visit(int netns_fd, int (*act)(void *), void *argument)

@@ -227,6 +227,22 @@ zds_signals() { # STOP|CONT
 	kill "-$1" "$pid"
 }
 
+# From now on it may have so many descriptors more than it has.
+descriptors_left() { # COUNT|all
+	local pid n=0
+	zds_pid
+	while [ -e "/proc/$pid/fd/$n" ]; do n=$((n + 1)); done
+	if [ "$1" = all ]; then n=4096; else n=$((n + $1)); fi
+	prlimit --pid "$pid" --nofile="$n:"
+}
+
+# What it takes of a CPU, in hundredths of a second.
+zds_ticks() {
+	local pid
+	zds_pid
+	awk '{ print $14 + $15 }' "/proc/$pid/stat"
+}
+
 logged() { # PATTERN: onramp-zds has, since it was started, or will
 	retry 200 grep -qE -- "$1" "$WORK/zds" && return
 	echo "not logged: $1" >&2

@@ -348,15 +348,6 @@ os.unlink(path + "200")' "$WORKLOADS"
 	as_ever
 }
 
-# From now on it may have so many descriptors more than it has.
-descriptors_left() { # COUNT|all
-	local pid n=0
-	zds_pid
-	while [ -e "/proc/$pid/fd/$n" ]; do n=$((n + 1)); done
-	if [ "$1" = all ]; then n=4096; else n=$((n + $1)); fi
-	prlimit --pid "$pid" --nofile="$n:"
-}
-
 @test "no descriptors left, for DIR or for its files: nobody leaves; it is read when there are" {
 	for left in 0 1; do
 		log_mark

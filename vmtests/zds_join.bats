@@ -282,7 +282,6 @@ teardown_file() {
 
 # bats test_tags=once
 @test "ip=, of a pod that has thousands of addresses, and not that one: no other waits for it" {
-	local pid
 	kpod_made many 10.77.1.13
 	ip -n "$RUN-many" link add v0 type veth peer name v1
 	ip -n "$RUN-many" link set v0 up
@@ -293,17 +292,12 @@ teardown_file() {
 	# shellcheck disable=SC2046 # lines
 	workload many $(seq -f ip=10.9.9.%g 16)
 	becomes many "pending address"
-	zds_pid
-	before=$(ticks_of "$pid")
+	before=$(zds_ticks)
 	sleep 2
-	[ $(($(ticks_of "$pid") - before)) -lt 10 ]
+	[ $(($(zds_ticks) - before)) -lt 10 ]
 	workload many ip=10.99.7.3
 	enabled many
 	member_down many
-}
-
-ticks_of() { # PID
-	awk '{ print $14 + $15 }' "/proc/$1/stat"
 }
 
 # bats test_tags=once

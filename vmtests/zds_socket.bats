@@ -339,6 +339,22 @@ time.sleep(1000)' >"$WORK/slow" 2>&1 3>&- 9>&- &
 	retry 30 healthy_again
 }
 
+@test "few descriptors left: no pod gets them, who asks does; none: they wait, which costs nothing" {
+	local n
+	zt_up zt
+	descriptors_left 50
+	workload pod
+	becomes pod "pending netns: Too many open files"
+	is "$(zds_metric ztunnel_connected)" 1
+	descriptors_left 0
+	n=$(zds_ticks)
+	(sleep 2; descriptors_left all) 3>&- &
+	run -0 asks 127.0.0.1 /healthz
+	has "200 OK"
+	[ $(($(zds_ticks) - n)) -lt 20 ]
+	enabled pod
+}
+
 healthy_again() {
 	run asks 127.0.0.1 /healthz
 	[[ $output == *"200 OK"* ]] && return
