@@ -112,6 +112,9 @@ void files_open(void);
 /* Reads DIR again if something has happened to it. */
 void files_tick(void);
 
+/* And again, soon. */
+void files_read_again(void);
+
 /* How many workloads DIR had when it was read last. */
 unsigned int files_count(void);
 

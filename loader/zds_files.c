@@ -58,6 +58,12 @@ static void read_again_in(unsigned int milliseconds)
 		read_at = now() + milliseconds;
 }
 
+void files_read_again(void)
+{
+	read_again_in(QUIET);
+	wake_in(QUIET);
+}
+
 /* Of a name in DIR that is a UID. */
 static void file_take(int dir, const union uid *uid, const char *name)
 {
@@ -82,6 +88,8 @@ static void file_take(int dir, const union uid *uid, const char *name)
 		complain(pod, wrong);
 		return;
 	}
+	if (pod->leaves && *pod->told.name && !workload_is_same_pod(&pod->told, &said))
+		return; /* first it leaves, as who it was */
 	pod->is_bad = false;
 	pod->is_said = true;
 	pod->leaves = false;

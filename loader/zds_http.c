@@ -16,7 +16,7 @@ static void write_counts(FILE *text)
 
 	for (const struct pod *pod = pods; pod; pod = pod->next) {
 		enabled += pod->is_enabled;
-		pending += !pod->is_enabled;
+		pending += !pod->is_enabled && !pod->leaves;
 	}
 	fprintf(text,
 		"# HELP onramp_zds_pods Pods that are said to be in the mesh.\n"

@@ -220,9 +220,20 @@ static bool rule(struct pod *pod)
 
 static void forget(struct pod *pod)
 {
+	if (pod->seen)
+		files_read_again(); /* it has come as another meanwhile */
 	netns_close(pod);
 	unhang(pod);
 	free(pod);
+}
+
+/* By who it is, to a ztunnel: until that has acked Del, or a snapshot without the pod. */
+static bool may_be_known(const struct pod *pod)
+{
+	for (int peer = 0; peer < PEERS; peer++)
+		if (pod->by[peer] != UNTOLD)
+			return true;
+	return *pod->told.name && !peers_any() && !pod_has_ended(pod);
 }
 
 /* It may be no more, afterwards. */
@@ -244,9 +255,8 @@ static void leave(struct pod *pod)
 		pod->has_dns = -1;
 	}
 	status_write(pod->text, NULL); /* whoever lets several go waits for that */
-	for (int peer = 0; peer < PEERS; peer++)
-		if (pod->by[peer] != UNTOLD)
-			return;
+	if (may_be_known(pod))
+		return;
 	err = bpf_rule_write(&pod->uid, is_listed(OUTSIDE_LIST, pod->text) ? POD_ZDS_OUT : 0);
 	if (err) {
 		log_event("cannot-leave", "uid=%s error=\"%s\"", pod->text, strerror(-err));

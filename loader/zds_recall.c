@@ -8,10 +8,14 @@
 void know(struct pod *pod, __u64 netns)
 {
 	bool was_enabled = status_is_enabled(pod->text);
-	bool has_rule = bpf_rule(&pod->uid) & POD_ZDS_IN;
+	__u32 rule = bpf_rule(&pod->uid);
+	bool has_rule = rule & POD_ZDS_IN;
 
 	if (!told_read(pod->text, &pod->told))
 		pod->told = (struct workload){};
+	/* It was leaving, and has come as another: first it leaves. */
+	else if (rule & POD_ZDS_OUT && pod->is_said && !workload_is_same_pod(&pod->told, &pod->said))
+		pod->leaves = true;
 	/* After a reboot it was enabled, and the maps are empty: that is not late either. */
 	pod->was_late = !was_enabled && !has_rule && netns;
 	pod->is_enabled = was_enabled && has_rule;

@@ -231,6 +231,27 @@ netns_of() { # NAME
 	kpod_down late
 }
 
+@test "a pod that leaves while no ztunnel is connected, and comes as another: none is told but in two steps" {
+	local uid
+	workload pod
+	uid_of pod
+	peer before zt hello serve
+	enabled pod
+	for account in new newer; do
+		peers_end zt
+		no_workload pod
+		becomes pod ""
+		workload_text pod namespace=default name=pod "service_account=$account"
+		sleep 0.5
+		is "$(status pod)" ""
+		[ $account = new ] || { zds_kill; zds_up; } # which finds it leaving
+		peer after zt hello serve
+		told after "^add $uid default/pod/$account "
+		is "$(all_told after)" "snapshot, add pod"
+		enabled pod
+	done
+}
+
 @test "one that is listed no more is turned away when it dials again, unless the list itself is gone" {
 	local uid
 	kpod_up former 10.77.0.31
