@@ -253,6 +253,10 @@ static void leave(struct pod *pod)
 		pod->is_enabled = false;
 		pod->was_late = true; /* if it is said again before it has left */
 		pod->has_dns = -1;
+		pod->has_status = false;
+		*pod->reason = '\0';
+		pod->drops = 0;
+		pod->held_until = 0;
 	}
 	status_write(pod->text, NULL); /* whoever lets several go waits for that */
 	if (may_be_known(pod))

@@ -79,8 +79,13 @@ teardown_file() {
 	becomes old "pending waits for ztunnel"
 	goes_by direct old 2
 	no_workload old
-	logged "event=leaves"
+	becomes old ""
 	goes_by direct old 2
+	# ... and said again before it has left.
+	workload old
+	becomes old "pending waits for ztunnel"
+	no_workload old
+	becomes old ""
 	zt_signals CONT zt
 	retry 200 leaves_only old uid_netns
 	kpod_down old
