@@ -267,6 +267,7 @@ struct pod {
 	bool is_said;	       /* its file was good, and it has not left */
 	bool is_bad;	       /* its file is not good now */
 	unsigned int seen;     /* in which reading of this DIR its file was; 0: in none */
+	__u64 gone_at;	       /* since when it is not; 0: it is, or never was */
 	bool has_status;       /* its status file says what is so */
 	bool has_told;	       /* its told file says what was told */
 	bool is_missing;       /* after a start: it has no file */

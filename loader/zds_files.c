@@ -28,9 +28,6 @@ static int outside_watched = -1; /* that of DIR/outside */
 static bool outside_due = true;	 /* something has happened there */
 static bool takes_over;		 /* DIR/.take-over was there as this round began */
 static __u64 read_at = 1;	 /* when DIR is to be read; 0: it need not be */
-static __u64 gone_since;	 /* files are, and are to be looked for once more */
-static __u64 gone_last;		 /* when the last one of these was */
-static unsigned int gone_before; /* how many; 0: none */
 
 /* Which DIR it is: inodes come again, the time that one was made does not. */
 static struct dir {
@@ -105,38 +102,49 @@ void files_doubt(void)
 	is_same_dir = false;
 }
 
+/* It was in this DIR, and is not. */
+static bool is_gone(const struct pod *pod)
+{
+	return pod->seen && pod->seen != reading;
+}
+
 /* Those whose file was seen in this DIR, and is not there, nor was it a moment ago. */
 static void gone_leave(unsigned int found)
 {
-	unsigned int gone = 0, living = 0;
+	__u64 first = ~0ULL, last = 0;
+	unsigned int living = 0;
+	bool emptied;
 
 	for (struct pod *pod = pods; pod; pod = pod->next) {
-		if (!pod->seen || pod->seen == reading)
+		if (!is_gone(pod)) {
+			pod->gone_at = 0;
 			continue;
-		gone++;
+		}
+		if (!pod->gone_at)
+			pod->gone_at = now();
+		if (pod->gone_at < first)
+			first = pod->gone_at;
+		if (pod->gone_at > last)
+			last = pod->gone_at;
 		living += !pod_has_ended(pod);
 	}
-	if (!gone_before)
-		gone_since = now();
-	if (gone != gone_before)
-		gone_last = now();
-	gone_before = gone;
-	if (!gone)
+	if (!last)
 		return;
-	if (now() < gone_last + MOMENT && now() < gone_since + LONGEST) {
+	if (now() < last + MOMENT) {
 		read_again_in(MOMENT);
-		return;
+		if (now() < first + LONGEST)
+			return;
 	}
-	gone_before = 0;
-	if (living > 1 && !found) {
+	emptied = living > 1 && !found;
+	if (emptied) {
 		log_event("emptied", "dir=%s pods=%u result=\"nobody leaves\"", config.dir, living);
 		files_doubt();
 	}
 	for (struct pod *pod = pods; pod; pod = pod->next) {
-		if (!pod->seen || pod->seen == reading)
+		if (!is_gone(pod) || (!emptied && now() < pod->gone_at + MOMENT))
 			continue;
 		pod->seen = 0;
-		pod->leaves = living <= 1 || found || pod_has_ended(pod);
+		pod->leaves = !emptied || pod_has_ended(pod);
 		pod->is_due = true;
 	}
 }

@@ -219,6 +219,29 @@ for n in range(500):
 	nobody_left
 }
 
+@test "a file that goes as another comes again is not gone for as long as that was" {
+	local uid files=()
+	for name in a b; do
+		uid_of $name
+		files+=("$WORKLOADS/$uid")
+	done
+	python3 -ISc '
+import os, sys, time
+a, b = sys.argv[1:]
+def away(file): os.rename(file, os.path.dirname(file) + "/.away-" + os.path.basename(file))
+def back(file): os.rename(os.path.dirname(file) + "/.away-" + os.path.basename(file), file)
+away(a)
+time.sleep(0.2)
+away(b)
+back(a)
+time.sleep(0.15)
+os.utime(a)
+time.sleep(0.08)
+back(b)' "${files[@]}"
+	nobody_left
+	is "$(log_count "^event=leaves")" 0
+}
+
 @test "two pods by the same name are two" {
 	workload_text c namespace=default name=a service_account=account
 	enabled c
