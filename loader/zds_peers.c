@@ -19,7 +19,7 @@ void drop(struct peer *peer, const char *why)
 	log_event("dropped", "pid=%d reason=\"%s\"", peer->pid, why);
 	peer_counts.dropped++;
 	unwatch(peer->fd);
-	if (peer->asked && !peer->asked_del)
+	if (peer->asked && peer->asked->by[peer - peers] == ADDED)
 		pod_hold(peer->asked);
 	pods_forget_peer(peer - peers);
 	free(peer->cgroup);

@@ -190,6 +190,25 @@ netns_of() { # NAME
 	is "$(all_told second)" "add pod, keep other, snapshot, add other, add third"
 }
 
+@test "ztunnels that go away at Keep, were it thrice: Add as soon as it can be, all the same" {
+	workload other
+	peer first zt hello serve
+	enabled other
+	zds_kill
+	peers_end zt
+	containers_end other
+	zds_up
+	for peer in one two three; do
+		peer $peer zt hello wait
+		told $peer "^keep"
+		peers_end zt
+	done
+	peer last zt hello serve
+	told last "^snapshot"
+	sandbox other
+	retry 60 grep -q ^add "$WORK/last"
+}
+
 @test "Keep where sockops cannot be attached, before the snapshot; Add as soon as it can" {
 	workload pod
 	peer first zt hello serve
