@@ -38,11 +38,6 @@ int inbound_open(struct inbound_template *template, const struct bpf_object *obj
 	return 0;
 }
 
-void inbound_close(struct inbound_template *template)
-{
-	free(template->insns);
-}
-
 /* A map of constants of its own: file descriptor, or a negative errno. */
 static int constants_make(const struct inbound *inbound)
 {

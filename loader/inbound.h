@@ -22,7 +22,6 @@ struct inbound_template {
 
 /* object must be loaded, with inbound_netns and the pinned maps, and stay open. */
 int inbound_open(struct inbound_template *template, const struct bpf_object *object);
-void inbound_close(struct inbound_template *template);
 
 /*
  * Leads what arrives in the netns of that file descriptor to ztunnel. name is the pin's,

@@ -174,7 +174,7 @@ static void note_by_list(struct ztunnel *ztunnel)
 	ztunnel->pad = 1;
 }
 
-static int ztunnel_joins(const char *cgroup)
+static int cgroup_joins(const char *cgroup)
 {
 	struct ztunnel ztunnel = {};
 	struct stat status;
@@ -265,7 +265,7 @@ static int alone(int (*act)(const char *cgroup), const char *cgroup)
 
 int bpf_ztunnel_joins(const char *cgroup)
 {
-	return alone(ztunnel_joins, cgroup);
+	return alone(cgroup_joins, cgroup);
 }
 
 static void kubelet_found(const char *cgroup)

@@ -187,7 +187,7 @@ static void on_dial(int fd)
 	rests_until = now() + REST;
 }
 
-static void ztunnel_join(const union uid *uid)
+static void listed_joins(const union uid *uid)
 {
 	const char *cgroup = cgroup_of(uid);
 	int err = cgroup ? bpf_ztunnel_joins(cgroup) : 0;
@@ -203,10 +203,10 @@ static void ztunnel_join(const union uid *uid)
 }
 
 /* Before they dial, for they may have to dial others first. */
-static void ztunnels_join(void)
+static void all_listed_join(void)
 {
 	some_cannot_join = false;
-	listed_each(ZTUNNELS_LIST, ztunnel_join);
+	listed_each(ZTUNNELS_LIST, listed_joins);
 	said_cannot_join = some_cannot_join;
 }
 
@@ -216,7 +216,7 @@ void ztunnel_appeared(const union uid *uid)
 
 	uid_write(uid, text);
 	if (listener >= 0 && is_listed(ZTUNNELS_LIST, text))
-		ztunnel_join(uid);
+		listed_joins(uid);
 }
 
 /* Whether what is at its path is still ours: inodes are numbered by each file system. */
@@ -232,7 +232,7 @@ static void look(void)
 {
 	look_at = now() + BEAT;
 	if (listener >= 0 || (said_standing_by && files_take_over()))
-		ztunnels_join();
+		all_listed_join();
 	if (listener >= 0 && is_own())
 		return;
 	if (listener >= 0) {
