@@ -14,7 +14,8 @@ void know(struct pod *pod, __u64 netns)
 	if (!told_read(pod->text, &pod->told))
 		pod->told = (struct workload){};
 	/* It was leaving, and has come as another: first it leaves. */
-	else if (rule & POD_ZDS_OUT && pod->is_said && !workload_is_same_pod(&pod->told, &pod->said))
+	else if (rule & POD_ZDS_OUT && pod->is_said &&
+		 !workload_is_same_pod(&pod->told, &pod->said))
 		pod->leaves = true;
 	/* After a reboot it was enabled, and the maps are empty: that is not late either. */
 	pod->was_late = !was_enabled && !has_rule && netns;
