@@ -16,7 +16,7 @@ WALK int pod_take(__u64 ip0, __u64 ip1, __u64 netns, __u64 net)
 	struct pod_ip fresh = { .holder = { .netns = netns, .net = net }, .cgroups = 1 };
 	union addr ip = { .half = { ip0, ip1 } };
 	struct pod_ip *pod;
-	long err;
+	int err; /* as the kernel's: 5.10 returns no long */
 
 	for (int try = 0; try < 2; try++) {
 		pod = bpf_map_lookup_elem(&pod_ips, &ip);
@@ -106,10 +106,12 @@ WALK int pod_release(__u64 ip0, __u64 ip1, __u64 netns, bool keep)
 WALK int home_join(__u64 netns, __u64 v4, __u64 v6_0, __u64 v6_1)
 {
 	struct home *home, fresh = { .cgroups = 1, .given[V6].half = { v6_0, v6_1 } };
+	int err;
 
 	fresh.given[V4].half[1] = v4;
 	for (int try = 0; try < 2; try++) {
-		if (bpf_map_update_elem(&homes, &netns, &fresh, BPF_NOEXIST) != -EEXIST)
+		err = bpf_map_update_elem(&homes, &netns, &fresh, BPF_NOEXIST);
+		if (err != -EEXIST)
 			break;
 		home = bpf_map_lookup_elem(&homes, &netns);
 		if (!home)

@@ -133,7 +133,7 @@ WALK int remember(__u64 cgroup_number, __u64 net_number)
 	struct cgroup_info entry = {};
 	struct cgroup_info *old = bpf_map_lookup_elem(&cgroup_info_map, &id);
 	bool node, is_home;
-	long err;
+	int err;
 
 	/* All is known, which is what nearly every exec comes to. */
 	if (old && netns_same(net, &old->now) &&

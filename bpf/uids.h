@@ -222,12 +222,12 @@ static __always_inline bool makes_way(const union uid *uid, __u64 netns)
  * an entry of pod_netns that is not its pod's own would stay for ever. The next program
  * there says it again.
  */
-static __always_inline long netns_take(const struct pod_netns *fresh, const struct uid_netns *mine,
-				       __u64 flags)
+static __always_inline int netns_take(const struct pod_netns *fresh, const struct uid_netns *mine,
+				      __u64 flags)
 {
 	__u64 netns = mine->netns;
 	struct uid_netns *own;
-	long err;
+	int err; /* as the kernel's: 5.10 returns no long */
 
 	err = bpf_map_update_elem(&uid_netns, &fresh->uid, mine, BPF_NOEXIST);
 	if (err)
@@ -257,7 +257,7 @@ WALK int pod_learn(__u64 cgroup, __u64 net, __u32 pid, bool in_transit)
 	struct pod_netns *known = bpf_map_lookup_elem(&pod_netns, &netns);
 	struct uid_netns own = { .netns = netns, .net = net };
 	__u64 pods;
-	long err;
+	int err;
 
 	if (known && (in_transit || !known->in_transit))
 		return 0;

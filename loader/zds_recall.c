@@ -9,14 +9,13 @@ void know(struct pod *pod, __u64 netns)
 {
 	bool was_enabled = status_is_enabled(pod->text);
 	__u32 rule = bpf_rule(&pod->uid);
-	bool has_rule = rule & POD_ZDS_IN;
+	bool has_rule = rule & POD_ZDS_IN, is_other;
 
 	if (!told_read(pod->text, &pod->told))
 		pod->told = (struct workload){};
-	/* It was leaving, and has come as another: first it leaves. */
-	else if (rule & POD_ZDS_OUT && pod->is_said &&
-		 !workload_is_same_pod(&pod->told, &pod->said))
-		pod->leaves = true;
+	is_other = *pod->told.name && pod->is_said && !workload_is_same_pod(&pod->told, &pod->said);
+	if (is_other && rule & POD_ZDS_OUT)
+		pod->leaves = true; /* as who it was it had not left yet: first that */
 	/* After a reboot it was enabled, and the maps are empty: that is not late either. */
 	pod->was_late = !was_enabled && !has_rule && netns;
 	pod->is_enabled = was_enabled && has_rule;

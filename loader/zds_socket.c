@@ -107,6 +107,7 @@ static void let_in(int fd)
 {
 	struct peer *peer = peer_free(), new = {};
 	const char *why = peer ? turned_away(fd, &new) : "too many are connected";
+	__u64 tick = 1000000000 / sysconf(_SC_CLK_TCK); /* that start is told in */
 	static pid_t last; /* so that one that tries on and on is told of once */
 
 	if (why) {
@@ -118,12 +119,12 @@ static void let_in(int fd)
 		return;
 	}
 	peer_counts.connections++;
-	bpf_ztunnel_began(new.cgroup, new.start *(1000000000 / sysconf(_SC_CLK_TCK)));
 	*peer = new;
 	peer->fd = fd;
 	peer->deadline = now() + HELLO_WITHIN;
 	wake_in(HELLO_WITHIN);
 	watch(fd, on_peer);
+	bpf_ztunnel_began(peer->cgroup, peer->start * tick);
 	heed(peer);
 	log_event("connected", "pid=%d", peer->pid);
 }
