@@ -93,7 +93,6 @@ static void say(const char *prefix, const char *format, va_list args)
 
 	if (!may_say())
 		return;
-
 	vsnprintf(line, sizeof(line), format, args);
 	/* What others say is in it: one line stays one line. */
 	for (char *c = line; *c; c++)
