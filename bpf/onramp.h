@@ -63,9 +63,9 @@ enum settings_flag {
 
 /* ztunnels: id of a cgroup that is a ztunnel's, or its pod's -> which one it is. */
 struct ztunnel {
-	__u32 place; /* 0 to ZTUNNELS - 1, one each */
-	__u32 pad;
-	__u64 start; /* of its process, ns since boot; 0: not known */
+	__u32 place;   /* 0 to ZTUNNELS - 1, one each */
+	__u32 by_list; /* 1: by DIR/ztunnels alone, which onramp-zds takes back */
+	__u64 start;   /* of its process, ns since boot; 0: not known */
 };
 
 /* mesh_pods: pod UID -> __u32 bits of enum pod_rule. */

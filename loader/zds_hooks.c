@@ -160,20 +160,6 @@ static int ztunnels_say(void)
 	return bpf_map_update_elem(maps.settings, &key, &settings, BPF_EXIST) ? -errno : 0;
 }
 
-/*
- * Whether it is known by DIR/ztunnels alone, and so may be known no more: in a word of the entry
- * that neither BPF nor the loader looks at, or changes.
- */
-static bool is_by_list(const struct ztunnel *ztunnel)
-{
-	return ztunnel->pad;
-}
-
-static void note_by_list(struct ztunnel *ztunnel)
-{
-	ztunnel->pad = 1;
-}
-
 static int cgroup_joins(const char *cgroup)
 {
 	struct ztunnel ztunnel = {};
@@ -198,7 +184,7 @@ static int cgroup_joins(const char *cgroup)
 	if (err)
 		return err;
 	if (!is_known) {
-		note_by_list(&ztunnel);
+		ztunnel.by_list = 1;
 		bpf_map_update_elem(maps.starts, &ztunnel.place, &never, BPF_ANY);
 		if (bpf_map_update_elem(maps.ztunnels, &id, &ztunnel, BPF_NOEXIST))
 			return -errno;
@@ -303,7 +289,7 @@ bool bpf_is_ztunnels(__u64 cgroup, bool by_list)
 	struct ztunnel ztunnel;
 
 	return !bpf_map_lookup_elem(maps.ztunnels, &cgroup, &ztunnel) &&
-	       (by_list || !is_by_list(&ztunnel));
+	       (by_list || !ztunnel.by_list);
 }
 
 void bpf_ztunnel_began(const char *cgroup, __u64 start)

@@ -104,7 +104,7 @@ struct ztunnels ztunnels_seen(const struct options *options, const struct settin
 static void place_take(struct ztunnels *ztunnels, int map, const char *cgroup)
 {
 	__u64 id = cgroup_id(cgroup);
-	struct ztunnel new = {};
+	struct ztunnel new = {}, before;
 	__u64 never = 0, start = 0;
 	int starts;
 	bool known = !bpf_map_lookup_elem(map, &id, &new);
@@ -120,6 +120,10 @@ static void place_take(struct ztunnels *ztunnels, int map, const char *cgroup)
 		bpf_map_lookup_elem(starts, &new.place, &start);
 		entry_write(cgroup, starts, &new.place, &start, &never);
 	}
+	before = new;
+	new.by_list = 0; /* whatever becomes of the list */
+	if (known && before.by_list)
+		entry_write(cgroup, map, &id, &before, &new);
 	if (!known || !ztunnels->newest)
 		ztunnels->newest = id;
 	ztunnels->cgroup[new.place] = cgroup;
