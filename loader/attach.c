@@ -336,7 +336,8 @@ void programs_detach_others(const struct options *options, const struct ztunnels
 	while (links && (entry = readdir(links))) {
 		const char *name = entry->d_name, *path = pin("links/%s", name);
 		size_t length = strcspn(name, "-");
-		bool wanted = *name == '.';
+		/* onramp-zds may be about to give that its name. */
+		bool wanted = *name == '.' || !strcmp(name, "new-zds");
 
 		for (const struct hook *hook = hooks; hook < hooks + HOOKS; hook++)
 			if (!strncmp(name, hook->name, length) && !hook->name[length] &&
