@@ -9,11 +9,11 @@
 
 #include "addr.h"
 
-#define MAX_DEVICES 32	    /* of a netns: a pod has two, a large node begins so */
-#define MAX_ADDRESSES 32    /* of a device and family */
-#define NODE_ROWS 32	    /* of MAX_DEVICES: that a node's address is sought among */
-#define NODE_ADDRESSES 1024 /* the same, of a device: one may have all services' */
-#define MAX_ANCESTORS 64    /* of a process, up to pid 0 */
+#define MAX_DEVICES 32	 /* of a netns: a pod has two, a large node begins so */
+#define MAX_ADDRESSES 32 /* of a device and family */
+#define NODE_ROWS                                                                                  \
+	32 /* of these many: where a node's address is sought, for it may have all services' */
+#define MAX_ANCESTORS 64 /* of a process, up to pid 0 */
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
@@ -236,30 +236,50 @@ static __always_inline bool netns_may_have_it(struct net *net, const union addr 
 	return COUNTED(census, CENSUS_SOUGHT) || COUNTED(census, CENSUS_DOUBT);
 }
 
+#define HAS_IT 1
+
+/* HAS_IT: one of the addresses from that one on, a row of them, is this; else the next, or 0. */
+WALK __u64 ipv4_row_has(__u64 pos, __u32 ip)
+{
+	struct in_ifaddr *ifa = (void *)pos;
+
+	for (int i = 0; i < MAX_ADDRESSES && ifa; i++) {
+		if (BPF_CORE_READ(ifa, ifa_local) == ip)
+			return HAS_IT;
+		ifa = BPF_CORE_READ(ifa, ifa_next);
+	}
+	return (__u64)ifa;
+}
+
+WALK __u64 ipv6_row_has(__u64 pos, __u64 head, __u64 ip0, __u64 ip1)
+{
+	union addr ip = { .half = { ip0, ip1 } }, held;
+
+	for (int i = 0; i < MAX_ADDRESSES && pos; i++) {
+		ipv6_read(pos, &held);
+		if (addr_equal(&held, &ip))
+			return HAS_IT;
+		pos = list_next(pos, head);
+	}
+	return pos;
+}
+
 /* Whether a device has the address (two halves). */
 WALK int device_has(__u64 dev, __u64 ip0, __u64 ip1)
 {
-	struct in_ifaddr *ifa = BPF_CORE_READ((struct net_device *)dev, ip_ptr, ifa_list);
-	__u64 head = ipv6_list((struct net_device *)dev);
-	__u64 pos = head ? list_next(head, head) : 0;
-	union addr ip = { .half = { ip0, ip1 } }, held;
-	bool v4 = addr_is_v4(&ip);
+	__u64 head = ipv6_list((struct net_device *)dev), pos;
+	union addr ip = { .half = { ip0, ip1 } };
 
-	for (int i = 0; i < NODE_ADDRESSES && v4 && ifa; i++) {
-		if (BPF_CORE_READ(ifa, ifa_local) == ip.word[3])
-			return true;
-		ifa = BPF_CORE_READ(ifa, ifa_next);
+	if (addr_is_v4(&ip)) {
+		pos = (__u64)BPF_CORE_READ((struct net_device *)dev, ip_ptr, ifa_list);
+		for (int i = 0; i < NODE_ROWS && pos > HAS_IT; i++)
+			pos = ipv4_row_has(pos, ip.word[3]);
+		return pos == HAS_IT;
 	}
-	for (int i = 0; i < NODE_ADDRESSES && !v4 && pos; i++) {
-		ipv6_read(pos, &held);
-		if (addr_equal(&held, &ip))
-			return true;
-		pos = list_next(pos, head);
-	}
-	return false;
+	pos = head ? list_next(head, head) : 0;
+	for (int i = 0; i < NODE_ROWS && pos > HAS_IT; i++) pos = ipv6_row_has(pos, head, ip0, ip1);
+	return pos == HAS_IT;
 }
-
-#define HAS_IT 1
 
 /* HAS_IT: a device of the row that begins at pos has the address; else the next row, or 0. */
 WALK __u64 row_has(__u64 pos, __u64 head, __u64 ip0, __u64 ip1)

@@ -60,23 +60,34 @@ static __always_inline bool dns_is_off(struct bpf_sock_addr *ctx, const struct s
 
 /*
  * A socket bound to a device does not get to ztunnel by another; anybody may bind one
- * (5.7, c427bfec18f2). False: it stays bound, for the kernel asks the program for
- * CAP_NET_RAW to unbind it; and to what does not lead to ztunnel. In node mode that is
- * all but the device of the pod's address.
+ * (5.7, c427bfec18f2). Where it stays bound, it would be sent to what is not ztunnel: but in
+ * node mode by the device of the pod's address.
  */
-static __always_inline bool unbind_device(struct bpf_sock_addr *ctx, const struct settings *cfg,
-					  enum family family, enum hook hook)
+WALK int is_bound_elsewhere(struct bpf_sock_addr *ctx, __u32 family)
 {
+	const struct settings *cfg = current_settings();
 	__u32 device = ctx->sk->bound_dev_if;
-	char none = 0;
 
 	if (!device)
+		return false;
+	return !cfg || cfg->mode != NODE_MODE ||
+	       device != netns_pod_ifindex((__u64)socket_net(ctx), family);
+}
+
+/*
+ * Whether connect() cannot have its packets go where it is sent: it has been told another
+ * way for them, or stays bound, for the kernel asks the program for CAP_NET_RAW to unbind it.
+ */
+WALK int is_led_astray(struct bpf_sock_addr *ctx, __u32 family)
+{
+	char none = 0;
+
+	if (ctx->type == SOCK_STREAM && is_source_routed(ctx->sk))
 		return true;
-	if (hook == CONNECT &&
+	if (!ctx->sk->bound_dev_if ||
 	    !bpf_setsockopt(ctx, SOL_SOCKET, SO_BINDTODEVICE, &none, sizeof(none)))
-		return true;
-	return cfg->mode == NODE_MODE &&
-	       device == netns_pod_ifindex((__u64)socket_net(ctx), family);
+		return false;
+	return is_bound_elsewhere(ctx, family);
 }
 
 /* To where the kernel itself says ENETUNREACH to TCP: the program tries the other family. */
@@ -115,10 +126,10 @@ static __always_inline bool carry(struct bpf_sock_addr *ctx, const struct settin
 				  enum hook hook)
 {
 	enum listener listener = (enum listener)verdict;
+	enum family family = addr_family(&asked->ip);
 
-	if (is_tcp(ctx, hook) && is_source_routed(ctx->sk))
-		return false; /* it would be sent where its route says */
-	if (!unbind_device(ctx, cfg, addr_family(&asked->ip), hook))
+	/* A datagram by itself cannot be unbound: not before 6.0. */
+	if (hook == CONNECT ? is_led_astray(ctx, family) : is_bound_elsewhere(ctx, family))
 		return false; /* it would be sent to somebody else, or to nobody */
 	if (cfg->mode == IN_POD_MODE)
 		return in_pod_carry(ctx, cfg, listener, now, asked, given);
