@@ -11,8 +11,7 @@
 
 #define MAX_DEVICES 32	 /* of a netns: a pod has two, a large node begins so */
 #define MAX_ADDRESSES 32 /* of a device and family */
-#define NODE_ROWS                                                                                  \
-	32 /* of these many: where a node's address is sought, for it may have all services' */
+#define NODE_ROWS 32	 /* of these many: a node may have a device for each pod */
 #define MAX_ANCESTORS 64 /* of a process, up to pid 0 */
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
