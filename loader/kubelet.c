@@ -24,7 +24,7 @@ static struct kubelets seen;
 
 static void see(const char *path)
 {
-	add(&seen, cgroup_id(path), path);
+	add(&seen, cgroup_id(path), strdup(path));
 }
 
 struct kubelets kubelets_seen(const struct options *options)

@@ -8,7 +8,6 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <ftw.h>
-#include <libgen.h>
 #include <limits.h>
 #include <linux/magic.h>
 #include <stdio.h>
@@ -76,19 +75,20 @@ static bool is_cgroup2(const char *path)
 
 char *cgroup_root(const char *cgroup)
 {
-	char *root = realpath(cgroup, NULL), *above;
+	char *root = realpath(cgroup, NULL), *end;
 
-	while (root) {
-		above = dirname(strdup(root));
-		if (!is_cgroup2(above))
-			break;
-		root = above;
+	while (root && (end = strrchr(root, '/')) > root) {
+		*end = '\0';
+		if (is_cgroup2(root))
+			continue;
+		*end = '/';
+		break;
 	}
 	return root;
 }
 
-static const char *sought; /* a process' pid */
-static char *found;	   /* the path of its cgroup */
+static const char *sought;   /* a process' pid */
+static char found[PATH_MAX]; /* the path of its cgroup; "": none yet */
 
 static int find_process(const char *path, const struct stat *status, int kind, struct FTW *place)
 {
@@ -99,12 +99,12 @@ static int find_process(const char *path, const struct stat *status, int kind, s
 	if (kind != FTW_F || strcmp(path + place->base, "cgroup.procs"))
 		return 0;
 	procs = fopen(path, "re");
-	while (procs && !found && fscanf(procs, "%15s", pid) == 1)
+	while (procs && !*found && fscanf(procs, "%15s", pid) == 1)
 		if (!strcmp(pid, sought))
-			found = dirname(strdup(path));
+			snprintf(found, sizeof(found), "%.*s", place->base - 1, path);
 	if (procs)
 		fclose(procs);
-	return !!found;
+	return *found;
 }
 
 /*
@@ -112,38 +112,39 @@ static int find_process(const char *path, const struct stat *status, int kind, s
  * are in that as well, its own. It is searched for, as /proc/PID/cgroup is not by the mount
  * but by the reader's cgroup namespace, whose root is anywhere.
  */
-static char *cgroup_of_kubelet(const char *pid, const char *root)
+static bool find_cgroup(const char *pid, const char *root)
 {
+	char names[PATH_MAX], top[PATH_MAX];
 	size_t length = strlen(root);
 	union uid uid;
-	char *top;
 
 	sought = pid;
-	found = NULL;
+	*found = '\0';
 	if (!nftw(root, find_process, 8, FTW_PHYS))
-		return NULL;
-	for (char *name = strtok(strdup(found + length), "/"); name; name = strtok(NULL, "/"))
+		return false;
+	strcpy(names, found + length);
+	for (char *name = strtok(names, "/"); name; name = strtok(NULL, "/"))
 		if (uid_of_cgroup(name, &uid))
-			return NULL;
-	top = strdup(found);
+			return false;
+	strcpy(top, found);
 	if (top[length])
 		*strchrnul(top + length + 1, '/') = '\0';
-	return nftw(top, find_pods, 8, FTW_PHYS) ? found : top;
+	if (!nftw(top, find_pods, 8, FTW_PHYS))
+		strcpy(found, top);
+	return true;
 }
 
 void kubelets_search(const char *cgroup, __u32 netns, void (*act)(const char *path))
 {
-	char *root = cgroup_root(cgroup), *path;
+	char *root = cgroup_root(cgroup);
 	DIR *proc = opendir("/proc");
 	struct dirent *process;
 
-	while (root && proc && (process = readdir(proc))) {
-		if (!is_roots_kubelet(process->d_name) || !is_in_netns(process->d_name, netns))
-			continue;
-		path = cgroup_of_kubelet(process->d_name, root);
-		if (path)
-			act(path);
-	}
+	while (root && proc && (process = readdir(proc)))
+		if (is_roots_kubelet(process->d_name) && is_in_netns(process->d_name, netns) &&
+		    find_cgroup(process->d_name, root))
+			act(found);
 	if (proc)
 		closedir(proc);
+	free(root);
 }

@@ -5,13 +5,13 @@
 
 #include <linux/types.h>
 
-/* The root of the cgroup2 mount that a directory is in; NULL, and errno: it is none. */
+/* The root of the cgroup2 mount that a directory is in, to be freed; NULL, and errno: none. */
 char *cgroup_root(const char *cgroup);
 
 /*
  * Calls act with the cgroup of each kubelet in the netns of that inode number: the
  * top-level one, or where pods are in that, its own. cgroup: any in the same mount.
- * Paths are not freed.
+ * The path is act's until it returns.
  */
 void kubelets_search(const char *cgroup, __u32 netns, void (*act)(const char *path));
 
