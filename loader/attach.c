@@ -221,19 +221,28 @@ static void attach_to_ztunnels(const struct bpf_program *program, const struct z
 	}
 }
 
+/* What a link's name has after the hook's: "" where that is all; NULL: it is another hook's. */
+static const char *after(const char *link, const char *hook)
+{
+	size_t length = strlen(hook);
+
+	if (strncmp(link, hook, length) || (link[length] && link[length] != '-'))
+		return NULL;
+	return link + length + !!link[length];
+}
+
 /* Those that onramp-zds has attached to pods' cgroups. */
 static void renew_pods_own(const struct bpf_program *program)
 {
-	const char *name = bpf_program__name(program), *path;
 	DIR *links = opendir(pin("links"));
-	size_t length = strlen(name);
+	const char *whose, *path;
 	struct dirent *entry;
 	union uid uid;
 	int old;
 
 	while (links && (entry = readdir(links))) {
-		if (strncmp(entry->d_name, name, length) || entry->d_name[length] != '-' ||
-		    !uid_of_file(entry->d_name + length + 1, &uid))
+		whose = after(entry->d_name, bpf_program__name(program));
+		if (!whose || !uid_of_file(whose, &uid))
 			continue;
 		path = pin("links/%s", entry->d_name);
 		old = pinned(path);
@@ -302,18 +311,18 @@ void programs_attach(struct bpf_object *object, const struct options *options,
 }
 
 /* Whether a link that is pinned by the hook's name, and then this, is one of those wanted. */
-static bool is_wanted(const struct hook *hook, const char *after, const struct kubelets *kubelets)
+static bool is_wanted(const struct hook *hook, const char *whose, const struct kubelets *kubelets)
 {
 	union uid uid;
 
 	if (hook->where == KERNEL || hook->where == CGROUP)
-		return !*after;
+		return !*whose;
 	if (is_ztunnels(hook))
-		return *after && strchr("0123", *after) && !after[1];
+		return *whose && strchr("0123", *whose) && !whose[1];
 	if (hook->where == PODS_OWN)
-		return uid_of_file(after, &uid);
-	if (hook->where == KUBELETS && !strncmp(after, "kubelet-", strlen("kubelet-")))
-		return atoi(after + strlen("kubelet-")) < kubelets->count;
+		return uid_of_file(whose, &uid);
+	if (hook->where == KUBELETS && !strncmp(whose, "kubelet-", strlen("kubelet-")))
+		return atoi(whose + strlen("kubelet-")) < kubelets->count;
 	return false;
 }
 
@@ -335,14 +344,15 @@ void programs_detach_others(const struct options *options, const struct ztunnels
 
 	while (links && (entry = readdir(links))) {
 		const char *name = entry->d_name, *path = pin("links/%s", name);
-		size_t length = strcspn(name, "-");
+		const char *whose;
 		/* onramp-zds may be about to give that its name. */
 		bool wanted = *name == '.' || !strcmp(name, "new-zds");
 
-		for (const struct hook *hook = hooks; hook < hooks + HOOKS; hook++)
-			if (!strncmp(name, hook->name, length) && !hook->name[length] &&
-			    is_needed(hook, options, ztunnels->everywhere))
-				wanted |= is_wanted(hook, name + length + !!name[length], kubelets);
+		for (const struct hook *hook = hooks; hook < hooks + HOOKS; hook++) {
+			whose = after(name, hook->name);
+			if (whose && is_needed(hook, options, ztunnels->everywhere))
+				wanted |= is_wanted(hook, whose, kubelets);
+		}
 		if (!wanted || is_dead(path))
 			unlink(path); /* of a hook that there is no more, too */
 	}

@@ -252,15 +252,12 @@ int bpf_note(int netns_fd)
 int bpf_note_of(int netns_fd, const char *cgroup)
 {
 	struct ztunnel ztunnel;
-	struct stat status;
-	__u64 id, net;
+	__u64 net;
 	int err = inbound_net(config.pin_dir, netns_fd, &net);
 
 	if (err)
 		return err;
-	id = stat(cgroup, &status) ? 0 : status.st_ino;
-	if (!bpf_map_lookup_elem(maps.ztunnels, &id, &ztunnel) &&
-	    is_noted(net, ztunnel.place, ztunnel.place))
+	if (!ztunnel_find(cgroup, &ztunnel) && is_noted(net, ztunnel.place, ztunnel.place))
 		return 0;
 	return bpf_note(netns_fd);
 }

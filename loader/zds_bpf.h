@@ -28,4 +28,7 @@ bool settings_read(struct settings *settings);
 /* What one that was killed has attached, and not come to give its name, is attached no more. */
 void hooks_clean(void);
 
+/* The entry in `ztunnels` of a cgroup. */
+int ztunnel_find(const char *cgroup, struct ztunnel *ztunnel);
+
 #endif

@@ -160,18 +160,36 @@ static int ztunnels_say(void)
 	return bpf_map_update_elem(maps.settings, &key, &settings, BPF_EXIST) ? -errno : 0;
 }
 
-static int cgroup_joins(const char *cgroup)
+static int cgroup_id(const char *cgroup, __u64 *id)
 {
-	struct ztunnel ztunnel = {};
 	struct stat status;
-	__u64 id, never = 0;
-	bool is_known;
-	char name[16];
-	int err;
 
 	if (stat(cgroup, &status))
 		return -errno;
-	id = status.st_ino;
+	*id = status.st_ino;
+	return 0;
+}
+
+int ztunnel_find(const char *cgroup, struct ztunnel *ztunnel)
+{
+	__u64 id;
+	int err = cgroup_id(cgroup, &id);
+
+	if (!err && bpf_map_lookup_elem(maps.ztunnels, &id, ztunnel))
+		err = -errno;
+	return err;
+}
+
+static int cgroup_joins(const char *cgroup)
+{
+	struct ztunnel ztunnel = {};
+	__u64 id, never = 0;
+	bool is_known;
+	char name[16];
+	int err = cgroup_id(cgroup, &id);
+
+	if (err)
+		return err;
 	is_known = !bpf_map_lookup_elem(maps.ztunnels, &id, &ztunnel);
 	if (!is_known)
 		ztunnel.place = place_free();
@@ -196,15 +214,11 @@ static int cgroup_joins(const char *cgroup)
 int bpf_listening_noted(const char *cgroup, bool noted)
 {
 	struct ztunnel ztunnel;
-	struct stat status;
 	char place[16];
-	__u64 id;
+	int err = ztunnel_find(cgroup, &ztunnel);
 
-	if (stat(cgroup, &status))
-		return -errno;
-	id = status.st_ino;
-	if (bpf_map_lookup_elem(maps.ztunnels, &id, &ztunnel))
-		return -errno;
+	if (err)
+		return err;
 	snprintf(place, sizeof(place), "%u", ztunnel.place);
 	if (noted)
 		return hooks_attach(&of_listening, 1, cgroup, place);
@@ -216,15 +230,13 @@ static int kubelets_found; /* by a search */
 /* What is dialled from there is a probe from now on. */
 static int kubelet_joins(const char *cgroup)
 {
-	struct stat status;
 	char name[32];
 	__u32 one = 1;
 	__u64 id;
-	int err;
+	int err = cgroup_id(cgroup, &id);
 
-	if (stat(cgroup, &status))
-		return -errno;
-	id = status.st_ino;
+	if (err)
+		return err;
 	snprintf(name, sizeof(name), "kubelet-%d", kubelets_found++);
 	err = hooks_attach(&of_listening, 1, cgroup, name);
 	if (!err && bpf_map_update_elem(maps.kubelets, &id, &one, BPF_ANY))
@@ -295,11 +307,9 @@ bool bpf_is_ztunnels(__u64 cgroup, bool by_list)
 void bpf_ztunnel_began(const char *cgroup, __u64 start)
 {
 	struct ztunnel ztunnel;
-	struct stat status;
-	__u64 id, known;
+	__u64 known;
 
-	id = stat(cgroup, &status) ? 0 : status.st_ino;
-	if (bpf_map_lookup_elem(maps.ztunnels, &id, &ztunnel) ||
+	if (ztunnel_find(cgroup, &ztunnel) ||
 	    bpf_map_lookup_elem(maps.starts, &ztunnel.place, &known))
 		return;
 	start += ztunnel.place; /* no two are the same: who looks for the next one goes on below */

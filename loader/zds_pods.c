@@ -68,27 +68,30 @@ void told_is_said(struct pod *pod)
 	pod->has_told = told_write(pod->text, &pod->told);
 }
 
-void pod_appeared(const union uid *uid, pid_t pid)
+/* The pod that BPF tells of, which is looked at; NULL: nobody has said anything of it. */
+static struct pod *pod_stirs(const union uid *uid, pid_t pid)
 {
 	struct pod *pod = pod_find(uid);
 
 	if (!pod)
-		return;
+		return NULL;
 	pod->pid = pid;
-	pod->is_there = true;
 	pod->was_there = true;
 	pod->is_due = true;
+	return pod;
+}
+
+void pod_appeared(const union uid *uid, pid_t pid)
+{
+	struct pod *pod = pod_stirs(uid, pid);
+
+	if (pod)
+		pod->is_there = true;
 }
 
 void pod_ended(const union uid *uid)
 {
-	struct pod *pod = pod_find(uid);
-
-	if (!pod)
-		return;
-	pod->pid = 0;
-	pod->was_there = true;
-	pod->is_due = true;
+	pod_stirs(uid, 0);
 }
 
 static void nacked(struct pod *pod, int peer, const char *error)

@@ -352,9 +352,8 @@ for s in all: told(s); s.close()"
 	is "$(tr ' ' '\n' <<<"$sets" | grep . | sort | uniq -c | awk '{ print $1 }')" 8
 }
 
-@test "a number given to another destination is a new one; older connections keep their names" {
-	read -ra ports <<<"$(ports_of_a_set 9)"
-	mkfifo "$WORK/renewed"
+# A proxy that takes one connection and holds it.
+holding_proxy() {
 	leave client
 	mkdir "$CG/ztunnel/client"
 	launch "$WORK/holds" run_in ztunnel/client client python3 -ISc '
@@ -365,6 +364,12 @@ s = l.accept()[0]
 l.close()
 s.send(b"x")
 s.recv(1)'
+}
+
+@test "a number given to another destination is a new one; older connections keep their names" {
+	read -ra ports <<<"$(ports_of_a_set 9)"
+	mkfifo "$WORK/renewed"
+	holding_proxy
 	launch "$WORK/old" python client "
 s = dial(('10.9.9.9', ${ports[0]})); s.recv(1); print('ready', flush=True)
 open('$WORK/renewed').read(); print(*s.getpeername(), *s.getsockname()[:1])"
@@ -383,15 +388,7 @@ open('$WORK/renewed').read(); print(*s.getpeername(), *s.getsockname()[:1])"
 }
 
 @test "an IPv6 client keeps its names when its number is another's" {
-	leave client
-	mkdir "$CG/ztunnel/client"
-	launch "$WORK/holds" run_in ztunnel/client client python3 -ISc '
-import socket
-l = socket.create_server(("::", 15001), family=socket.AF_INET6, dualstack_ipv6=True)
-print("ready", flush=True)
-s = l.accept()[0]
-s.send(b"x")
-s.recv(1)'
+	holding_proxy
 	rm "$WORK/renewed"
 	mkfifo "$WORK/renewed"
 	launch "$WORK/old" python client "
