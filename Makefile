@@ -47,7 +47,7 @@ SHELL_FILES := $(shell grep -lE '^.!/bin/(ba)?sh' scripts/* vmtests/* .ci/* 2>/d
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help all install uninstall tools image dist manifests demo test vmtest kernels suites \
+.PHONY: help all install uninstall tools image dist dist-version manifests demo test vmtest kernels suites \
 	vmtest-arm64 soak chaos steady power-cut guards churn fuzz bench bench-scale lint fmt clean compile_commands.json \
 	setup-% FORCE
 
@@ -213,10 +213,8 @@ $(B)/amd64/onramp $(B)/arm64/onramp: $(B)/%/onramp: $(B)/onramp | setup-image
 # The same commit makes the same files, whoever makes them, wherever and whenever.
 DIST := $(B)/dist
 RELEASE := $(DIST)/onramp-$(VERSION)
-dist: all image ## a release, with checksums, in build/dist
+dist: dist-version all image ## a release, with checksums, in build/dist
 	$(call say,DIST,$(RELEASE))
-	$(Q)case '$(VERSION)' in *-dirty | unknown) \
-		echo 'dist: $(VERSION) is no version: commit first' >&2; exit 1 ;; esac
 	$(Q)rm -rf $(DIST)
 	$(Q)mkdir -p $(DIST)
 	$(Q)git archive --format=tar --prefix=onramp-$(VERSION)/ HEAD >$(RELEASE).tar
@@ -225,6 +223,11 @@ dist: all image ## a release, with checksums, in build/dist
 	$(Q)cp $(B)/onramp.oci.tar $(RELEASE).oci.tar
 	$(Q)cp $(B)/onramp-node.oci.tar $(RELEASE)-node-$(shell dpkg --print-architecture).oci.tar
 	$(Q)cd $(DIST) && sha256sum * >SHA256SUMS
+
+# First, before anything is built.
+dist-version:
+	$(Q)case '$(VERSION)' in *-dirty | unknown) \
+		echo 'dist: $(VERSION) is no version: commit first' >&2; exit 1 ;; esac
 
 manifests: $(MANIFESTS) ## scripts/kubernetes in JSON, in build/
 

@@ -59,10 +59,7 @@ static __always_inline bool lead_to(struct bpf_sk_lookup *ctx, __u64 net, enum l
 /* An operator's word, or that the pod is leaving. */
 static __always_inline bool is_out(const struct netns_info *now)
 {
-	__u32 word = netns_word(now->netns) |
-		     address_rules(now->ip[V4].half[1], now->ip[V6].half[0], now->ip[V6].half[1]);
-
-	return word & (POD_OUT | POD_ZDS_OUT);
+	return pod_word(now) & (POD_OUT | POD_ZDS_OUT);
 }
 
 #define PASSES STATS /* and counts nothing */

@@ -21,8 +21,7 @@ int pods(struct bpf_iter__bpf_map_elem *ctx)
 	if (!claim_stands(&pod->holder, &ip))
 		return 0; /* on its way out */
 	netns_read((struct net *)pod->holder.net, &info);
-	info.flags |= NETNS_NO_UID; /* the reader's would be asked for */
-	BPF_SEQ_PRINTF(seq, "%s", is_in(pod_rules_of(&info)) ? "in " : "out");
+	BPF_SEQ_PRINTF(seq, "%s", is_in(pod_word(&info)) ? "in " : "out");
 	BPF_SEQ_PRINTF(seq, "%11u%9u  ", info.inum, pod->cgroups);
 	if (addr_is_v4(&ip))
 		BPF_SEQ_PRINTF(seq, "%pI4\n", &ip.word[3]);

@@ -117,7 +117,7 @@ static __always_inline bool socket_is_enrolled(struct bpf_sock_addr *ctx)
 	struct netns_info now = {};
 
 	netns_know(socket_net(ctx), &now);
-	return is_in(pod_rules_of(&now));
+	return is_in(pod_word(&now));
 }
 
 /*

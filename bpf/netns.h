@@ -120,43 +120,43 @@ static __always_inline __u64 device_ip(struct net_device *dev, enum family famil
 	return family == V4 ? device_ipv4((__u64)dev) : device_ipv6((__u64)dev);
 }
 
+/* By its list entry. Global, for 5.10 has no room for it in the stack of who asks. */
+WALK __u32 device_index(__u64 pos)
+{
+	return BPF_CORE_READ(device_at(pos), ifindex);
+}
+
 /* Of two devices, by their list entries, the one whose address is the pod's. */
 static __always_inline __u64 pod_device(__u64 best, __u64 pos, __u32 family)
 {
 	if (!device_ip(device_at(pos), family))
 		return best;
-	if (best &&
-	    BPF_CORE_READ(device_at(best), ifindex) < BPF_CORE_READ(device_at(pos), ifindex))
-		return best;
-	return pos;
+	return best && device_index(best) < device_index(pos) ? best : pos;
 }
 
-/* The lowest-index device that has an address of the family, by its list entry; 0: none. */
-static __always_inline __u64 netns_pod_device(__u64 net, __u32 family)
+#define AS_INDEX 2 /* beside a family */
+
+/*
+ * Of the lowest-index device that has an address of the family: what device_ip() says, or
+ * AS_INDEX its index; 0: there is none. One for both, for the verifier follows it once.
+ */
+WALK __u64 netns_pod(__u64 net, __u32 what)
 {
 	__u64 head = device_list((struct net *)net);
 	__u64 pos = list_next(head, head), best = 0;
 
 	for (int i = 0; i < MAX_DEVICES && pos; i++) {
-		best = pod_device(best, pos, family);
+		best = pod_device(best, pos, what & V6);
 		pos = list_next(pos, head);
 	}
-	return best;
+	if (!best)
+		return 0;
+	return what & AS_INDEX ? device_index(best) : device_ip(device_at(best), what);
 }
 
-/* What device_ip() says of it. */
-WALK __u64 netns_pod_ip(__u64 net, __u32 family)
+static __always_inline __u64 netns_pod_ip(__u64 net, __u32 family)
 {
-	__u64 device = netns_pod_device(net, family);
-
-	return device ? device_ip(device_at(device), family) : 0;
-}
-
-WALK __u32 netns_pod_ifindex(__u64 net, __u32 family)
-{
-	__u64 device = netns_pod_device(net, family);
-
-	return device ? BPF_CORE_READ(device_at(device), ifindex) : 0;
+	return netns_pod(net, family);
 }
 
 /* What a census counts, 16 bits each. */

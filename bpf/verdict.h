@@ -75,16 +75,17 @@ static __always_inline __u32 address_rules(__u64 v4, __u64 v6_0, __u64 v6_1)
 	return word;
 }
 
-/* All that is said of a pod, by its UID and by its addresses. no_uid: see word_here(). */
-WALK __u32 pod_rules(__u64 netns, __u32 no_uid, __u64 v4, __u64 v6_0, __u64 v6_1)
+/* All that is said of a netns' pod, by its UID and by its addresses. */
+static __always_inline __u32 pod_word(const struct netns_info *pod)
 {
-	return word_here(netns, no_uid) | address_rules(v4, v6_0, v6_1);
+	return netns_word(pod->netns) |
+	       address_rules(pod->ip[V4].half[1], pod->ip[V6].half[0], pod->ip[V6].half[1]);
 }
 
-static __always_inline __u32 pod_rules_of(const struct netns_info *pod)
+/* The same for a connect(), of its netns. no_uid: see word_here(). */
+WALK __u32 rules_here(__u64 netns, __u32 no_uid, __u64 v4, __u64 v6_0, __u64 v6_1)
 {
-	return pod_rules(pod->netns, pod->flags & NETNS_NO_UID, pod->ip[V4].half[1],
-			 pod->ip[V6].half[0], pod->ip[V6].half[1]);
+	return word_here(netns, no_uid) | address_rules(v4, v6_0, v6_1);
 }
 
 /* Whether DNS is captured, as settings have it and then the pod. */
@@ -120,23 +121,18 @@ static __always_inline bool is_own(const void *ctx, const union addr *ip,
 	return netns_may_have(now, ip) && netns_has(socket_net(ctx), ip);
 }
 
-/*
- * Whether the netns at `net`, of that id, has the address of these halves and is enrolled:
- * is_in() of what pod_rules() would say.
- */
+/* Whether the netns at `net`, of that id (0: none), has the pod address of these halves, and is
+ * enrolled. */
 WALK int is_enrolled_there(__u64 net, __u64 netns, __u64 ip0, __u64 ip1)
 {
-	__u32 word = netns ? netns_word(netns) | word_of(rule_at(ip0, ip1)) : POD_OUT;
-	union addr ip = { .half = { ip0, ip1 } }, *other;
+	union addr ip = { .half = { ip0, ip1 } };
 	struct netns_info now = {};
 
-	if (word & (POD_OUT | POD_ZDS_OUT))
+	if (!netns)
 		return false;
 	netns_know((struct net *)net, &now);
-	other = &now.ip[!addr_family(&ip)];
-	if (!addr_is_zero(other))
-		word |= word_of(rule_at(other->half[0], other->half[1]));
-	return is_in(word) && now.netns == netns && addr_equal(&now.ip[addr_family(&ip)], &ip);
+	return now.netns == netns && addr_equal(&now.ip[addr_family(&ip)], &ip) &&
+	       is_in(pod_word(&now));
 }
 
 static __always_inline bool claim_is_ztunnels(const struct settings *cfg, const struct claim *claim)
@@ -175,10 +171,12 @@ WALK int is_local_enrolled_pod(__u64 ip0, __u64 ip1)
 	union addr ip = { .half = { ip0, ip1 } };
 	const struct pod_ip *pod = bpf_map_lookup_elem(&pod_ips, &ip);
 
-	if (!pod || is_ztunnels_own(ip0, ip1))
+	if (!pod)
 		return false;
-	return is_enrolled_there(pod->holder.net, pod->holder.netns, ip0, ip1) ||
-	       is_enrolled_there(pod->other.net, pod->other.netns, ip0, ip1);
+	if (!is_enrolled_there(pod->holder.net, pod->holder.netns, ip0, ip1) &&
+	    !is_enrolled_there(pod->other.net, pod->other.netns, ip0, ip1))
+		return false;
+	return !is_ztunnels_own(ip0, ip1); /* last: most that are dialled are not enrolled */
 }
 
 /*
@@ -246,7 +244,8 @@ static __always_inline enum verdict pod_verdict(const void *ctx, const struct se
 
 	if (is_own(ctx, &to->ip, now))
 		return PASS_LOCAL; /* 3 */
-	word = pod_rules_of(now);
+	word = rules_here(now->netns, now->flags & NETNS_NO_UID, now->ip[V4].half[1],
+			  now->ip[V6].half[0], now->ip[V6].half[1]);
 	if (!is_in(word)) {
 		if (query || is_bypassed(&to->ip))
 			return PASS_BYPASSED; /* 5 */
