@@ -112,7 +112,7 @@ $(B)/version: FORCE
 
 # What onramp-zds is made of, and what both are. (The rest is the loader's alone.)
 ZDS := $(wildcard loader/zds*.c)
-BOTH := loader/addr.c loader/inbound.c loader/kubelets.c loader/netns.c loader/uid.c
+BOTH := loader/addr.c loader/cgroups.c loader/inbound.c loader/kubelets.c loader/netns.c loader/uid.c
 LOADER := $(filter-out $(ZDS),$(wildcard loader/*.c))
 MADE := bpf/onramp.h $(wildcard loader/*.h) $(B)/version
 

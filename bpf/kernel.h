@@ -141,8 +141,6 @@ typedef struct {
 
 struct sock_common {
 	__be32 skc_daddr;
-	__be32 skc_rcv_saddr;
-	__be16 skc_dport;
 	__u16 skc_num;
 	unsigned short skc_family;
 	volatile unsigned char skc_state;

@@ -24,6 +24,13 @@ static __always_inline const struct endpoint *dialled_by_socket(struct bpf_sock_
 	return &dialled->asked;
 }
 
+/* Whether that peer, at a port in network byte order, is ztunnel by a number. */
+static __always_inline bool is_number(const union addr *peer, __be16 port)
+{
+	return addr_is_v4(peer) && ip_is_numbered(peer->word[3]) &&
+	       is_port_of(OUTBOUND, bpf_ntohs(port));
+}
+
 /*
  * In-pod mode, a client whose peer is the number `seen`, at a port in network byte order:
  * what it dialled. The number may stand for another destination by now, if the connection
@@ -89,16 +96,21 @@ static __always_inline bool accepted_keep(struct bpf_sock_addr *ctx, const union
 	return true;
 }
 
-/* Of the context's socket's pod, in the family of ip, which it takes the place of. */
-static __always_inline void pod_addr_show(struct bpf_sock_addr *ctx, bool v4, const union addr *ip)
+/* Fills now, which must be zeroed, with the context's socket's netns. */
+static __always_inline void socket_netns_know(struct bpf_sock_addr *ctx, struct netns_info *now)
 {
 	__u64 net = (__u64)socket_net(ctx);
-	struct netns_info now = {};
-	union addr own;
 
-	if (!netns_cached(&net, &now) || !socket_is_in(ctx, &now))
-		netns_know((struct net *)net, &now);
-	own = now.ip[addr_family(ip)];
+	if (!netns_cached(&net, now) || !socket_is_in(ctx, now))
+		netns_know((struct net *)net, now);
+}
+
+/* The pod's address, in the family of ip, which it takes the place of. */
+static __always_inline void pod_addr_show(struct bpf_sock_addr *ctx, bool v4,
+					  const struct netns_info *pod, const union addr *ip)
+{
+	union addr own = pod->ip[addr_family(ip)];
+
 	if (!addr_is_zero(&own) && (!v4 || addr_is_v4(&own)))
 		name_write(ctx, v4, &own);
 }
@@ -112,14 +124,6 @@ static __always_inline bool may_be_ztunnel(struct bpf_sock_addr *ctx, const unio
 	       seen->word[2] == ctx->sk->src_ip6[2] && seen->word[3] == ctx->sk->src_ip6[3];
 }
 
-static __always_inline bool socket_is_enrolled(struct bpf_sock_addr *ctx)
-{
-	struct netns_info now = {};
-
-	netns_know(socket_net(ctx), &now);
-	return is_in(pod_word(&now));
-}
-
 /*
  * In-pod mode, the app's end of a connection of ztunnel's: shows whom ztunnel stands for,
  * and keeps it, for ztunnel's end may go first. Where that is not known it shows the pod
@@ -129,6 +133,7 @@ static __always_inline bool socket_is_enrolled(struct bpf_sock_addr *ctx)
 static __always_inline void client_show(struct bpf_sock_addr *ctx, bool v4, const union addr *seen)
 {
 	union addr *client = bpf_sk_storage_get(&clients, ctx->sk, NULL, 0), ip = {};
+	struct netns_info now = {};
 	bool is_own = false;
 	struct bpf_sock *sk;
 
@@ -147,8 +152,10 @@ static __always_inline void client_show(struct bpf_sock_addr *ctx, bool v4, cons
 	if (!addr_is_zero(&ip)) {
 		bpf_sk_storage_get(&clients, ctx->sk, &ip, BPF_SK_STORAGE_GET_F_CREATE);
 		name_write(ctx, v4, &ip);
-	} else if (addr_is_v4(seen) && !is_own && socket_is_enrolled(ctx)) {
-		pod_addr_show(ctx, v4, seen);
+	} else if (addr_is_v4(seen) && !is_own) {
+		socket_netns_know(ctx, &now);
+		if (is_in(pod_word(&now)))
+			pod_addr_show(ctx, v4, &now, seen);
 	}
 }
 
@@ -157,11 +164,14 @@ static __always_inline int peer_show(struct bpf_sock_addr *ctx, bool v4)
 {
 	union addr seen = name_read(ctx, v4);
 	const struct endpoint *asked;
+	struct netns_info now = {};
 	struct endpoint to;
 
 	if (ctx->type == SOCK_STREAM && is_port_of(OUTBOUND, ctx->sk->src_port)) {
-		if (accepted_keep(ctx, &seen, &to) && addr_stays_here(&seen))
-			pod_addr_show(ctx, v4, &to.ip);
+		if (accepted_keep(ctx, &seen, &to) && addr_stays_here(&seen)) {
+			socket_netns_know(ctx, &now);
+			pod_addr_show(ctx, v4, &now, &to.ip);
+		}
 		return 1;
 	}
 	asked = dialled_by_socket(ctx, &seen);
@@ -171,8 +181,7 @@ static __always_inline int peer_show(struct bpf_sock_addr *ctx, bool v4)
 	}
 	if (asked) {
 		to = *asked;
-	} else if (!addr_is_v4(&seen) || !ip_is_numbered(seen.word[3]) ||
-		   !is_port_of(OUTBOUND, bpf_ntohs(ctx->user_port)) ||
+	} else if (!is_number(&seen, ctx->user_port) ||
 		   !dialled_by_number(ctx, &seen, ctx->user_port, &to)) {
 		return 1;
 	}
@@ -202,18 +211,25 @@ static __always_inline int own_show(struct bpf_sock_addr *ctx, bool v4)
 {
 	union addr own = name_read(ctx, v4), peer = addr_from_v4(ctx->sk->dst_ip4);
 	const struct dialled *dialled;
+	struct netns_info now = {};
 	struct endpoint to = {};
+	bool known = true;
 
 	if (!addr_is_loopback(&own))
 		return 1;
 	dialled = bpf_sk_storage_get(&dialled_sockets, ctx->sk, NULL, 0);
 	if (dialled && dialled->given.port == bpf_ntohs(ctx->sk->dst_port))
 		to.ip = dialled->asked.ip;
-	else if (!addr_is_v4(&own) || !ip_is_numbered(peer.word[3]) ||
-		 !is_port_of(OUTBOUND, bpf_ntohs(ctx->sk->dst_port)) ||
-		 !dialled_by_number(ctx, &peer, ctx->sk->dst_port, &to))
+	else if (addr_is_v4(&own) && is_number(&peer, ctx->sk->dst_port))
+		known = dialled_by_number(ctx, &peer, ctx->sk->dst_port, &to);
+	else
 		return 1;
-	pod_addr_show(ctx, v4, &to.ip);
+	socket_netns_know(ctx, &now);
+	if (!known && !is_in(pod_word(&now)))
+		return 1; /* where there is no ztunnel it is what it says */
+	if (!known)
+		to.ip = own;
+	pod_addr_show(ctx, v4, &now, &to.ip);
 	return 1;
 }
 

@@ -120,8 +120,7 @@ static __always_inline __u64 device_ip(struct net_device *dev, enum family famil
 	return family == V4 ? device_ipv4((__u64)dev) : device_ipv6((__u64)dev);
 }
 
-/* By its list entry. Global, for 5.10 has no room for it in the stack of who asks. */
-WALK __u32 device_index(__u64 pos)
+static __always_inline __u32 device_index(__u64 pos)
 {
 	return BPF_CORE_READ(device_at(pos), ifindex);
 }
@@ -134,29 +133,30 @@ static __always_inline __u64 pod_device(__u64 best, __u64 pos, __u32 family)
 	return best && device_index(best) < device_index(pos) ? best : pos;
 }
 
-#define AS_INDEX 2 /* beside a family */
-
-/*
- * Of the lowest-index device that has an address of the family: what device_ip() says, or
- * AS_INDEX its index; 0: there is none. One for both, for the verifier follows it once.
- */
-WALK __u64 netns_pod(__u64 net, __u32 what)
+/* The lowest-index one that has an address of the family, by its list entry; 0: none. */
+static __always_inline __u64 netns_pod_device(struct net *net, enum family family)
 {
-	__u64 head = device_list((struct net *)net);
+	__u64 head = device_list(net);
 	__u64 pos = list_next(head, head), best = 0;
 
 	for (int i = 0; i < MAX_DEVICES && pos; i++) {
-		best = pod_device(best, pos, what & V6);
+		best = pod_device(best, pos, family);
 		pos = list_next(pos, head);
 	}
-	if (!best)
-		return 0;
-	return what & AS_INDEX ? device_index(best) : device_ip(device_at(best), what);
+	return best;
 }
 
-static __always_inline __u64 netns_pod_ip(__u64 net, __u32 family)
+/*
+ * Of the lowest-index device that has an address of the family: what device_ip() says, or
+ * its index; 0: there is none. One for both, for the verifier follows it once.
+ */
+WALK __u64 netns_pod(__u64 net, __u32 family, bool index)
 {
-	return netns_pod(net, family);
+	__u64 best = netns_pod_device((void *)net, family);
+
+	if (!best)
+		return 0;
+	return index ? device_index(best) : device_ip(device_at(best), family);
 }
 
 /* What a census counts, 16 bits each. */
@@ -305,7 +305,7 @@ static __always_inline bool node_has(struct net *net, const union addr *ip)
 /* The pod address of a family; zero: none. */
 static __always_inline void netns_pod_addr(struct net *net, enum family family, union addr *ip)
 {
-	__u64 found = netns_pod_ip((__u64)net, family);
+	__u64 found = netns_pod((__u64)net, family, false);
 
 	if (family == V6)
 		ipv6_read(found, ip);

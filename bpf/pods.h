@@ -2,9 +2,9 @@
 /*
  * What onramp remembers of cgroups: cgroup_info_map.
  *
- * A cgroup's entry is made by the first exec or connect() in it and goes with
- * the cgroup. While the entry lives, its home pod lives in pod_ips (homes.h).
- * Entries change by delete and insert, so that of several CPUs one wins and
+ * A cgroup's entry is made by the first exec or connect() in it, but for a runtime's on
+ * its way, and goes with the cgroup. While it lives, its home pod lives in pod_ips
+ * (homes.h). Entries change by delete and insert, so that of several CPUs one wins and
  * does the counting.
  */
 #ifndef ONRAMP_PODS_H

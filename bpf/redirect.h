@@ -71,7 +71,7 @@ WALK int is_bound_elsewhere(struct bpf_sock_addr *ctx, __u32 family)
 	if (!device)
 		return false;
 	return !cfg || cfg->mode != NODE_MODE ||
-	       device != netns_pod((__u64)socket_net(ctx), family | AS_INDEX);
+	       device != netns_pod((__u64)socket_net(ctx), family, true);
 }
 
 /*

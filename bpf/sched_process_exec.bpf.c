@@ -24,8 +24,9 @@ int sched_process_exec(void *ctx)
 	__u64 netns;
 
 	task_remember((struct task_struct *)bpf_get_current_task());
-	/* Unless it has become a home again. */
-	if (!bpf_map_pop_elem(&homeless, &netns) && !bpf_map_lookup_elem(&homes, &netns))
+	/* Unless it is a home again, or a pod's still, whose cgroups a load has not counted. */
+	if (is_in_pod_mode() && !bpf_map_pop_elem(&homeless, &netns) &&
+	    !bpf_map_lookup_elem(&homes, &netns) && !bpf_map_lookup_elem(&pod_netns, &netns))
 		numbers_forget(netns);
 	return 0;
 }

@@ -11,8 +11,6 @@
 #include "listeners.h"
 #include "pods.h"
 
-#define TCP_CLOSE 7
-
 /*
  * One side's address, from the context's IPv4 and IPv6 fields: on a dual-stack
  * socket an IPv4 one is in the IPv6 field too, mapped. Both are always read, for
@@ -202,7 +200,7 @@ int sock_ops(struct bpf_sock_ops *ctx)
 			listens(ctx);
 		break;
 	case BPF_SOCK_OPS_STATE_CB:
-		if (ctx->args[1] != TCP_CLOSE)
+		if (ctx->args[1] != BPF_TCP_CLOSE)
 			break;
 		if (is_in_pod_mode())
 			probe_forget(ctx);

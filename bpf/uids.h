@@ -178,7 +178,7 @@ WALK int netns_is_lived_in(__u64 net, __u64 netns)
 	/* Whoever holds it open, as ztunnel does, keeps it, but not its devices. */
 	return netns_id((struct net *)net) == netns &&
 	       BPF_CORE_READ((struct net *)net, passive.refs.counter) &&
-	       (netns_pod_ip(net, V4) || netns_pod_ip(net, V6));
+	       (netns_pod(net, V4, false) || netns_pod(net, V6, false));
 }
 
 static __always_inline void pod_event(const union uid *uid, __u64 netns, __u32 pid)
@@ -187,6 +187,13 @@ static __always_inline void pod_event(const union uid *uid, __u64 netns, __u32 p
 
 	if (bpf_ringbuf_output(&pod_events, &event, sizeof(event), 0))
 		count(STAT_EVENTS_LOST);
+}
+
+/* It is no pod's any more: its numbers are left to the next exec. */
+static __always_inline void netns_let_go(__u64 netns)
+{
+	bpf_map_delete_elem(&pod_netns, &netns);
+	bpf_map_push_elem(&homeless, &netns, BPF_EXIST);
 }
 
 /*
@@ -205,7 +212,7 @@ static __always_inline bool makes_way(const union uid *uid, __u64 netns)
 		before = own->netns;
 		bpf_map_delete_elem(&uid_netns, uid); /* first: see netns_take() */
 		if (before != netns)
-			bpf_map_delete_elem(&pod_netns, &before);
+			netns_let_go(before);
 	}
 	if (known) {
 		union uid other = known->uid;
@@ -290,7 +297,7 @@ WALK int pod_forget(__u64 cgroup)
 		return 0;
 	netns = own->netns;
 	bpf_map_delete_elem(&uid_netns, &uid);
-	bpf_map_delete_elem(&pod_netns, &netns);
+	netns_let_go(netns);
 	pod_event(&uid, 0, 0);
 	return 0;
 }

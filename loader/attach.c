@@ -14,6 +14,7 @@ static const struct hook {
 	const char *name; /* of the program, and of its pin */
 	enum {
 		KERNEL,
+		TASKS, /* and read at once: what follows may rest on what runs already */
 		FILES,
 		FILE_OF_PODS,
 		CGROUP,
@@ -28,7 +29,7 @@ static const struct hook {
 } hooks[] = {
 	{ "sched_process_exec", KERNEL, ALWAYS },
 	{ "cgroup_rmdir", KERNEL, ALWAYS },
-	{ "iter_task", KERNEL, ALWAYS },
+	{ "iter_task", TASKS, ALWAYS },
 	{ "iter_netns", KERNEL, ALWAYS },
 	{ "iter_listeners", KERNEL, IN_IN_POD_MODE },
 	{ "metrics", FILES, ALWAYS },
@@ -287,8 +288,10 @@ void programs_attach(struct bpf_object *object, const struct options *options,
 
 		if (!is_needed(hook, options, ztunnels->everywhere))
 			continue;
-		if (hook->where == KERNEL)
+		if (hook->where == KERNEL || hook->where == TASKS)
 			attach(program, path, false);
+		if (hook->where == TASKS)
+			pinned_number(hook->name);
 		if (hook->where == FILES)
 			attach(program, pin("%s", hook->name), false);
 		if (hook->where == FILE_OF_PODS)
@@ -315,7 +318,7 @@ static bool is_wanted(const struct hook *hook, const char *whose, const struct k
 {
 	union uid uid;
 
-	if (hook->where == KERNEL || hook->where == CGROUP)
+	if (hook->where == KERNEL || hook->where == TASKS || hook->where == CGROUP)
 		return !*whose;
 	if (is_ztunnels(hook))
 		return *whose && strchr("0123", *whose) && !whose[1];

@@ -4,11 +4,9 @@
  * root's, in the node's netns and in no pod: so that no pod can say that it is.
  */
 #include "kubelets.h"
+#include "cgroups.h"
 #include "uid.h"
 #include <dirent.h>
-#include <fcntl.h>
-#include <ftw.h>
-#include <limits.h>
 #include <linux/magic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,32 +15,22 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
-/* Reads /proc/PID/NAME; false: the process has ended, or is not for us to read. */
-static bool proc_read(const char *pid, const char *name, char text[PATH_MAX])
-{
-	char path[PATH_MAX];
-	ssize_t got;
-	int file;
-
-	snprintf(path, sizeof(path), "/proc/%s/%s", pid, name);
-	file = open(path, O_RDONLY | O_CLOEXEC);
-	got = read(file, text, PATH_MAX - 1);
-	close(file);
-	text[got > 0 ? got : 0] = '\0';
-	return got > 0;
-}
-
+/* False also where the process has ended, or is not for us to read. */
 static bool is_roots_kubelet(const char *pid)
 {
 	static const char *const names[] = { "kubelet", "k3s-server", "k3s-agent", "kubelite" };
-	char text[PATH_MAX], name[64], *line;
-	unsigned int real, effective;
+	char path[PATH_MAX], line[256], name[64] = "";
+	unsigned int real = -1, effective = -1;
+	FILE *file;
 
-	if (!proc_read(pid, "status", text) || sscanf(text, "Name: %63s", name) != 1)
-		return false;
-	line = strstr(text, "\nUid:");
-	if (!line || sscanf(line, "\nUid: %u %u", &real, &effective) != 2)
-		return false;
+	snprintf(path, sizeof(path), "/proc/%s/status", pid);
+	file = fopen(path, "re");
+	while (file && fgets(line, sizeof(line), file)) {
+		sscanf(line, "Name: %63s", name);
+		sscanf(line, "Uid: %u %u", &real, &effective);
+	}
+	if (file)
+		fclose(file);
 	for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++)
 		if (!strcmp(name, names[i]))
 			return !real && !effective;
@@ -56,14 +44,6 @@ static bool is_in_netns(const char *pid, __u32 netns)
 
 	snprintf(path, sizeof(path), "/proc/%s/ns/net", pid);
 	return !stat(path, &own) && own.st_ino == netns;
-}
-
-static int find_pods(const char *path, const struct stat *status, int kind, struct FTW *place)
-{
-	union uid uid;
-
-	(void)status;
-	return kind == FTW_D && uid_of_cgroup(path + place->base, &uid);
 }
 
 static bool is_cgroup2(const char *path)
@@ -87,62 +67,56 @@ char *cgroup_root(const char *cgroup)
 	return root;
 }
 
-static const char *sought;   /* a process' pid */
-static char found[PATH_MAX]; /* the path of its cgroup; "": none yet */
-
-static int find_process(const char *path, const struct stat *status, int kind, struct FTW *place)
+static bool is_pods(struct search *search, const char *path, const char *name, __u64 id)
 {
-	char pid[16];
-	FILE *procs;
+	union uid uid;
 
-	(void)status;
-	if (kind != FTW_F || strcmp(path + place->base, "cgroup.procs"))
-		return 0;
-	procs = fopen(path, "re");
-	while (procs && !*found && fscanf(procs, "%15s", pid) == 1)
-		if (!strcmp(pid, sought))
-			snprintf(found, sizeof(found), "%.*s", place->base - 1, path);
-	if (procs)
-		fclose(procs);
-	return *found;
+	(void)search;
+	(void)path;
+	(void)id;
+	return uid_of_cgroup(name, &uid);
+}
+
+static bool is_no_pods(const char *path, const char *name)
+{
+	return !is_pods(NULL, path, name, 0);
+}
+
+static bool holds(struct search *search, const char *path, const char *name, __u64 id)
+{
+	(void)id;
+	return is_no_pods(path, name) && cgroup_holds(path, *(pid_t *)search->what);
 }
 
 /*
  * The process' top-level cgroup, for a unit's own goes when it restarts; or where pods
- * are in that as well, its own. It is searched for, as /proc/PID/cgroup is not by the mount
- * but by the reader's cgroup namespace, whose root is anywhere.
+ * are in that as well, its own. False: it is in a pod, or has ended.
  */
-static bool find_cgroup(const char *pid, const char *root)
+static bool find_cgroup(pid_t pid, const char *root, char found[PATH_MAX])
 {
-	char names[PATH_MAX], top[PATH_MAX];
+	struct search process = { .is_it = holds, .descends = is_no_pods, .what = &pid };
+	struct search pods = { .is_it = is_pods };
 	size_t length = strlen(root);
-	union uid uid;
 
-	sought = pid;
-	*found = '\0';
-	if (!nftw(root, find_process, 8, FTW_PHYS))
+	if (!search(&process, root))
 		return false;
-	strcpy(names, found + length);
-	for (char *name = strtok(names, "/"); name; name = strtok(NULL, "/"))
-		if (uid_of_cgroup(name, &uid))
-			return false;
-	strcpy(top, found);
-	if (top[length])
-		*strchrnul(top + length + 1, '/') = '\0';
-	if (!nftw(top, find_pods, 8, FTW_PHYS))
-		strcpy(found, top);
+	strcpy(found, process.found);
+	if (found[length])
+		*strchrnul(found + length + 1, '/') = '\0';
+	if (search(&pods, found))
+		strcpy(found, process.found);
 	return true;
 }
 
 void kubelets_search(const char *cgroup, __u32 netns, void (*act)(const char *path))
 {
-	char *root = cgroup_root(cgroup);
+	char *root = cgroup_root(cgroup), found[PATH_MAX];
 	DIR *proc = opendir("/proc");
 	struct dirent *process;
 
 	while (root && proc && (process = readdir(proc)))
 		if (is_roots_kubelet(process->d_name) && is_in_netns(process->d_name, netns) &&
-		    find_cgroup(process->d_name, root))
+		    find_cgroup(atoi(process->d_name), root, found))
 			act(found);
 	if (proc)
 		closedir(proc);

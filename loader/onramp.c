@@ -151,7 +151,6 @@ static void load(const struct options *options)
 	ztunnels_write(options, &wanted, &before, &ztunnels);
 	kubelets_write(&kubelets);
 	programs_attach(object, options, &ztunnels, &kubelets);
-	pinned_number("iter_task"); /* what runs already */
 
 	settings_read(&before); /* again: a ztunnel that waited may have taken over */
 	wanted.ztunnels = ztunnels_sum(pinned_map("ztunnels"));

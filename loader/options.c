@@ -5,7 +5,6 @@
 #include <fcntl.h>
 #include <linux/magic.h>
 #include <linux/nsfs.h>
-#include <mntent.h>
 #include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/vfs.h>

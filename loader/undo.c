@@ -2,7 +2,6 @@
 /* What was there before, newest first, to be put back if the loader fails. */
 #include "loader.h"
 #include <ctype.h>
-#include <err.h>
 #include <fcntl.h>
 #include <stdarg.h>
 

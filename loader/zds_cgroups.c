@@ -1,20 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-/*
- * onramp-zds: where a pod's processes are. By walking the cgroups and not by what
- * /proc/PID/cgroup says, which is a path in the reader's cgroup namespace; the pids in
- * cgroup.procs are the reader's own, whoever's they are.
- */
+/* onramp-zds: where a pod's processes are. */
+#include "cgroups.h"
 #include "netns.h"
 #include "zds.h"
-#include <dirent.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <mntent.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 
-#define FRESH 50 /* so long a list of cgroups is good enough */
-#define DEEPEST 32
+#define FRESH 50	 /* so long a list of cgroups is good enough */
 #define NOT_FOR_PODS 100 /* descriptors: for ztunnels, who asks for metrics, and files */
 
 struct known {
@@ -29,73 +23,38 @@ static struct {
 	__u64 made_at;
 } list;
 
-/* What is sought among cgroups: act says true when it is found. */
-struct search {
-	bool (*act)(struct search *search, const char *path, const char *name, __u64 id);
-	bool (*descends)(const char *path, const char *name); /* NULL: always */
-	__u64 id;
-	pid_t pid;
-	bool by_list;
-	struct netns_search *netns;
-	char found[PATH_MAX];
-};
-
-static bool search_below(struct search *search, const char *path, int depth)
-{
-	char below[PATH_MAX];
-	DIR *entries = opendir(path);
-	struct dirent *entry;
-	bool found = false;
-
-	if (!entries)
-		return false;
-	while (!found && depth && (entry = readdir(entries))) {
-		if (entry->d_type != DT_DIR || entry->d_name[0] == '.')
-			continue;
-		if (snprintf(below, sizeof(below), "%s/%s", path, entry->d_name) >=
-		    (int)sizeof(below))
-			continue;
-		found = search->act(search, below, entry->d_name, entry->d_ino);
-		if (!found && (!search->descends || search->descends(below, entry->d_name)))
-			found = search_below(search, below, depth - 1);
-	}
-	closedir(entries);
-	return found;
-}
-
 static bool is_id(struct search *search, const char *path, const char *name, __u64 id)
 {
+	(void)path;
 	(void)name;
-	if (id != search->id)
-		return false;
-	snprintf(search->found, sizeof(search->found), "%s", path);
-	return true;
+	return id == *(__u64 *)search->what;
 }
 
 const char *cgroups_root(void)
 {
-	static struct search search = { .act = is_id };
+	static struct search root = { .is_it = is_id };
+	__u64 id = bpf_root_cgroup(); /* 0: the mount's own */
 	struct mntent *mount;
 	struct stat status;
 	FILE *mounts;
 
-	search.id = bpf_root_cgroup();
-	if (*search.found && !stat(search.found, &status) && status.st_ino == search.id)
-		return search.found;
+	if (*root.found && !stat(root.found, &status) && status.st_ino == id)
+		return root.found;
 	mounts = setmntent("/proc/self/mounts", "re");
 	if (!mounts)
 		return NULL;
-	*search.found = '\0';
-	while (!*search.found && (mount = getmntent(mounts))) {
-		if (strcmp(mount->mnt_type, "cgroup2") || stat(mount->mnt_dir, &status))
+	*root.found = '\0';
+	root.what = &id;
+	while (!*root.found && (mount = getmntent(mounts))) {
+		if (strcmp(mount->mnt_type, "cgroup2"))
 			continue;
-		if (!search.id || status.st_ino == search.id)
-			snprintf(search.found, sizeof(search.found), "%s", mount->mnt_dir);
+		if (id)
+			search(&root, mount->mnt_dir);
 		else
-			search_below(&search, mount->mnt_dir, DEEPEST);
+			snprintf(root.found, sizeof(root.found), "%s", mount->mnt_dir);
 	}
 	endmntent(mounts);
-	return *search.found ? search.found : NULL;
+	return *root.found ? root.found : NULL;
 }
 
 /* As bpf/uids.h has it: what is delegated to a user of the node's may have any name. */
@@ -137,7 +96,7 @@ static bool list_add(struct search *search, const char *path, const char *name, 
 /* Of the topmost cgroups that are pods'. */
 static void list_make(void)
 {
-	struct search search = { .act = list_add, .descends = is_no_pods };
+	struct search pods = { .is_it = list_add, .descends = is_no_pods };
 	const char *root = cgroups_root();
 
 	if (list.made_at && now() < list.made_at + FRESH)
@@ -145,7 +104,7 @@ static void list_make(void)
 	for (size_t i = 0; i < list.count; i++) free(list.pod[i].path);
 	list.count = 0;
 	if (root)
-		search_below(&search, root, DEEPEST);
+		search(&pods, root);
 	list.made_at = now();
 }
 
@@ -167,56 +126,39 @@ const char *cgroup_of(const union uid *uid)
 	return list_find(uid);
 }
 
-/* Calls act for each process in the cgroup, until it returns true. */
-static bool each_process(const char *cgroup, bool (*act)(void *argument, pid_t pid), void *argument)
-{
-	char path[PATH_MAX];
-	bool found = false;
-	FILE *file;
-	int pid;
-
-	if (snprintf(path, sizeof(path), "%s/cgroup.procs", cgroup) >= (int)sizeof(path))
-		return false;
-	file = fopen(path, "re");
-	if (!file)
-		return false;
-	while (!found && fscanf(file, "%d", &pid) == 1)
-		found = pid && act(argument, pid); /* 0: not in our pid namespace */
-	fclose(file);
-	return found;
-}
-
-static bool is_pid(void *argument, pid_t pid)
-{
-	return pid == *(pid_t *)argument;
-}
-
-static bool has_pid(struct search *search, const char *path, const char *name, __u64 id)
+static bool holds(struct search *search, const char *path, const char *name, __u64 id)
 {
 	(void)name;
 	(void)id;
-	return each_process(path, is_pid, &search->pid);
+	return cgroup_holds(path, *(pid_t *)search->what);
 }
 
+/* Itself, or one below it. */
 static bool cgroup_has(const char *cgroup, pid_t pid)
 {
-	struct search search = { .act = has_pid, .pid = pid };
+	struct search process = { .is_it = holds, .what = &pid };
 
-	return each_process(cgroup, is_pid, &pid) || search_below(&search, cgroup, DEEPEST);
+	return search(&process, cgroup);
 }
+
+struct peer_search {
+	pid_t pid;
+	bool by_list; /* one that is known by the list alone counts */
+};
 
 static bool is_known_ztunnels(struct search *search, const char *path, const char *name, __u64 id)
 {
+	const struct peer_search *peer = search->what;
+
 	(void)name;
-	if (!bpf_is_ztunnels(id, search->by_list) || !cgroup_has(path, search->pid))
-		return false;
-	snprintf(search->found, sizeof(search->found), "%s", path);
-	return true;
+	return bpf_is_ztunnels(id, peer->by_list) && cgroup_has(path, peer->pid);
 }
 
 const char *cgroup_of_ztunnel(pid_t pid)
 {
-	static struct search search = { .act = is_known_ztunnels };
+	/* Where there is no list; else it was taken off. */
+	struct peer_search peer = { .pid = pid, .by_list = !is_list(ZTUNNELS_LIST) };
+	static struct search ztunnel = { .is_it = is_known_ztunnels };
 	const char *root = cgroups_root();
 	char uid[UID_STRLEN];
 
@@ -227,9 +169,8 @@ const char *cgroup_of_ztunnel(pid_t pid)
 		if (is_listed(ZTUNNELS_LIST, uid) && cgroup_has(list.pod[i].path, pid))
 			return list.pod[i].path;
 	}
-	search.pid = pid;
-	search.by_list = !is_list(ZTUNNELS_LIST); /* else it was taken off */
-	return root && search_below(&search, root, DEEPEST) ? search.found : NULL;
+	ztunnel.what = &peer;
+	return root && search(&ztunnel, root) ? ztunnel.found : NULL;
 }
 
 /* A netns by its id, and those that it was found not to be. */
@@ -283,20 +224,20 @@ static bool has_netns(struct search *search, const char *path, const char *name,
 {
 	(void)name;
 	(void)id;
-	return each_process(path, is_netns, search->netns);
+	return each_process(path, is_netns, search->what);
 }
 
 static int netns_open(const union uid *uid, __u64 netns, pid_t pid)
 {
 	struct netns_search sought = { .id = netns, .fd = -ESRCH };
-	struct search search = { .act = has_netns, .netns = &sought };
+	struct search process = { .is_it = has_netns, .what = &sought };
 	const char *cgroup;
 
 	if (pid && is_netns(&sought, pid))
 		return sought.fd;
 	cgroup = cgroup_of(uid);
-	if (cgroup && !each_process(cgroup, is_netns, &sought))
-		search_below(&search, cgroup, DEEPEST);
+	if (cgroup)
+		search(&process, cgroup);
 	return sought.fd;
 }
 

@@ -107,6 +107,7 @@ static void untell(struct pod *pod, unsigned int later)
 /*
  * 0: the caller's netns has the address. By bind(), for a list of all could be made as long as
  * a pod likes, which everybody would wait for. (It can have any bound there, but in its own.)
+ * An IPv6 address that is tentative yet is not there.
  */
 static int bind_to(const union addr *ip)
 {

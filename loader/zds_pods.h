@@ -17,7 +17,7 @@ void pod_to_the_end(struct pod *pod);
 
 /* zds_join.c */
 
-/* It is not enabled, and why: for its status file, and told once. */
+/* Why it is not enabled, or stays so: told once, and for the status file of who is not. */
 void pend(struct pod *pod, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* zds_recall.c */

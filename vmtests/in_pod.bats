@@ -394,16 +394,41 @@ open('$WORK/renewed').read(); print(*s.getpeername(), *s.getsockname()[:1])"
 	launch "$WORK/old" python client "
 s = dial(('fd00:77::2', 80)); s.recv(1); print('ready', flush=True)
 open('$WORK/renewed').read(); print(*s.getpeername()[:2], *s.getsockname()[:1])"
-	"$BPFTOOL" -j map dump pinned "$PIN/maps/numbers" | jq -r '.[] | .key | @sh' | tr -d "'" |
-		while read -r key; do
-			# shellcheck disable=SC2086 # words
-			"$BPFTOOL" map delete pinned "$PIN/maps/numbers" key hex ${key//0x/}
-		done
+	keys_of numbers | forgotten numbers
 	echo >"$WORK/renewed"
 	retry 100 grep -q fd00 "$WORK/old"
 	is "$(tail -n 1 "$WORK/old")" "fd00:77::2 80 fd00:77::1"
 	leave client
 	listen_in client
+}
+
+@test "a client whose proxy is gone has its pod's address, were its number another's" {
+	leave client
+	holding_proxy
+	mkfifo "$WORK/gone"
+	launch "$WORK/old" python client "
+s = dial(('10.77.2.2', 80)); s.recv(1); print('ready', flush=True)
+open('$WORK/gone').read(); print('own', *s.getsockname()[:1])"
+	leave client
+	keys_of numbers | forgotten numbers
+	echo >"$WORK/gone"
+	retry 100 grep -q own "$WORK/old"
+	is "$(tail -n 1 "$WORK/old")" "own 10.77.1.2"
+	listen_in client
+}
+
+# The keys of all entries, a line each.
+keys_of() { # MAP
+	"$BPFTOOL" -j map dump pinned "$PIN/maps/$1" | jq -r '.[].key | join(" ")'
+}
+
+# Takes out the entries of the keys on stdin.
+forgotten() { # MAP
+	local key
+	while read -r key; do
+		# shellcheck disable=SC2086 # words
+		"$BPFTOOL" map delete pinned "$PIN/maps/$1" key hex ${key//0x/}
+	done
 }
 
 # All but the first destination, until they have all eight numbers of the set.
@@ -607,6 +632,25 @@ home_netns() {
 	leave second
 	pod_down second
 	pod_down first
+}
+
+@test "nor does one that no load has counted, by an older release; when the pod ends they go" {
+	local uid=pod00000000-0000-4000-8000-000000000001
+	before=$(entries numbers)
+	pod_up uncounted 10.77.1.10 $uid
+	mkdir "$CG/$uid/side"
+	listen_in uncounted
+	run_in $uid/side uncounted "$TCP" dial 10.77.2.2 80
+	is "$(entries numbers)" $((before + 1))
+	keys_of pod_netns | forgotten homes
+	rmdir "$CG/$uid/side"
+	for _ in 1 2; do node true; done
+	is "$(entries numbers)" $((before + 1))
+	leave uncounted
+	rmdir "$CG/$uid"
+	node true
+	is "$(entries numbers)" "$before"
+	pod_down uncounted
 }
 
 @test "what ztunnel opens inside a pod's netns passes, and so do node programs" {

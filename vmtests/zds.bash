@@ -439,17 +439,20 @@ members_node_up() { # NAME of the node
 	server_up both server :: 53
 	cat >"$WORK/ask.py" <<-'END'
 		import socket, struct, sys
-		kind, to = sys.argv[1:]
 		query = b"\x12\x34\1\0\0\1\0\0\0\0\0\0\4name\4test\0\0\1\0\1"
-		s = socket.socket(socket.AF_INET6 if ":" in to else socket.AF_INET,
-		    socket.SOCK_DGRAM if kind == "udp" else socket.SOCK_STREAM)
-		s.settimeout(5)
-		if kind == "udp":
-		    s.sendto(query, (to, 53))
-		else:
-		    s.connect((to, 53))
-		    s.send(struct.pack("!H", len(query)) + query)
-		print("ztunnel" if s.recv(512)[-4:] == bytes((10, 9, 9, 9)) else "direct", end=" ")
+		def ask(to, kind):
+		    s = socket.socket(socket.AF_INET6 if ":" in to else socket.AF_INET, kind)
+		    s.settimeout(5)
+		    if kind == socket.SOCK_DGRAM:
+		        s.sendto(query, (to, 53))
+		    else:
+		        s.connect((to, 53))
+		        s.send(struct.pack("!H", len(query)) + query)
+		    return "ztunnel" if s.recv(512)[-4:] == bytes((10, 9, 9, 9)) else "direct"
+		for to in sys.argv[1:]:
+		    for kind in socket.SOCK_DGRAM, socket.SOCK_STREAM:
+		        try: print(ask(to, kind), end=" ")
+		        except OSError as error: print(type(error).__name__, end=" ")
 	END
 	is_ztunnel zt
 	zds_load "${@:2}"
@@ -513,18 +516,9 @@ dial_each_way() { # NAME N
 	dials_begin "$1" server
 }
 
-asks() { # POD: by both families and both protocols
-	local all=
-	for how in "udp $SERVER" "udp $SERVER6" "tcp $SERVER" "tcp $SERVER6"; do
-		# shellcheck disable=SC2086 # words
-		run pod "$1" python3 -IS "$WORK/ask.py" $how
-		all+=$output
-	done
-	echo "$all"
-}
-
-answered_by() { # POD WHO
-	[ "$(asks "$1")" = "$2 $2 $2 $2 " ] || { asks "$1"; return 1; }
+answered_by() { # POD WHO: by both families and both protocols
+	run -0 pod "$1" python3 -IS "$WORK/ask.py" "$SERVER" "$SERVER6"
+	[ "$output" = "$2 $2 $2 $2 " ] || { echo "$output"; return 1; }
 }
 
 # For the suites of what files and DIR are like: a and b are enabled, whatever happens, and
