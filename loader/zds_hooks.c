@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-/* onramp-zds: the programs that it attaches to cgroups: ztunnels', the kubelet's, pods' with DNS. */
+/* onramp-zds: what it attaches to cgroups: ztunnels', the kubelet's, those of pods with DNS. */
 #include "inbound.h"
 #include "kubelets.h"
 #include "zds_bpf.h"
