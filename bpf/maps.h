@@ -203,8 +203,8 @@ struct {
 /*
  * struct number_key -> struct number_set, see in_pod.h. Written by connect and
  * getpeername, read by getsockopt and getsockname besides; removed by an exec after
- * the netns is no cgroup's home and no pod's any more. A pod has NUMBER_SETS entries at most. Full:
- * the destination is looked up by socket, and stat numbers_full counts.
+ * the netns is no cgroup's home and no pod's any more. A pod has NUMBER_SETS entries at
+ * most. Full: the destination is looked up by socket, and stat numbers_full counts.
  */
 struct number_set {
 	struct bpf_spin_lock lock;
@@ -234,8 +234,8 @@ struct {
 
 /*
  * netns (as netns_info.netns) that are no home any more, whose numbers are still there.
- * Written as homes' entry goes, and as pod_netns' does; read by exec. Full: the oldest's numbers
- * stay, unused.
+ * Written as homes' entry goes, and as pod_netns' does; read by exec. Full: the oldest's
+ * numbers stay, unused.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_QUEUE);

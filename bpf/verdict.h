@@ -121,8 +121,10 @@ static __always_inline bool is_own(const void *ctx, const union addr *ip,
 	return netns_may_have(now, ip) && netns_has(socket_net(ctx), ip);
 }
 
-/* Whether the netns at `net`, of that id (0: none), has the pod address of these halves, and is
- * enrolled. */
+/*
+ * Whether the netns at `net`, of that id (0: none), has the address of these halves as its
+ * pod's, and is enrolled.
+ */
 WALK int is_enrolled_there(__u64 net, __u64 netns, __u64 ip0, __u64 ip1)
 {
 	union addr ip = { .half = { ip0, ip1 } };
