@@ -375,7 +375,7 @@ static __always_inline void task_remember(struct task_struct *task)
 	if (netns_is_users(net))
 		remember((__u64)cgroup, (__u64)net);
 	entry = bpf_map_lookup_elem(&cgroup_info_map, &id);
-	if (!node)
+	if (!node && !(entry && entry->now.flags & NETNS_NO_UID))
 		pod_learn((__u64)cgroup, (__u64)net, BPF_CORE_READ(task, tgid),
 			  !entry || entry->now.flags & NETNS_MOVED);
 	if (ztunnel_of((__u64)cgroup) >= 0)
