@@ -2,9 +2,8 @@
 /*
  * bench - both ends of the connections that scripts/bench times.
  *
- *   bench proxy [-c CPU] [-w N] PORT    asks SO_ORIGINAL_DST of every connection,
- *                                       and answers what its requests ask for;
- *                                       with -w in N processes
+ *   bench proxy [-c CPU] PORT           asks SO_ORIGINAL_DST of every connection,
+ *                                       and answers what its requests ask for
  *   bench client [OPTION]... IP PORT    times connections, prints a JSON object
  *   bench exec [-c CPU] N               nanoseconds of a fork, exec and exit
  *   bench fill MAP N                    puts N entries into a pinned map
@@ -80,7 +79,7 @@ static struct {
 	struct wish original;
 	clockid_t proxy;
 	bool has_proxy, time_wait, v6only;
-	int cpu, one, two, round, bulk, getsockopt, count, trips, live, workers;
+	int cpu, one, two, round, bulk, getsockopt, count, trips, live;
 } opt = { .cpu = -1 };
 
 static __u64 now_of(clockid_t clock)
@@ -235,19 +234,11 @@ static void answer(int fd)
 		close(fd);
 }
 
-/* Of several processes the kernel chooses one for each connection. */
 static _Noreturn void proxy(const char *port)
 {
 	struct epoll_event events[64];
 	int listener = listen_on(port), epoll;
 
-	for (int worker = 1; worker < opt.workers; worker++) {
-		if (!fork()) {
-			prctl(PR_SET_PDEATHSIG, SIGKILL);
-			listener = listen_on(port);
-			break;
-		}
-	}
 	epoll = epoll_create1(0);
 	epoll_ctl(epoll, EPOLL_CTL_ADD, listener,
 		  &(struct epoll_event){ .events = EPOLLIN, .data.fd = listener });
@@ -651,7 +642,7 @@ int main(int argc, char **argv)
 	signal(SIGPIPE, SIG_IGN);
 	raise_limit();
 	argv++, argc--;
-	while ((option = getopt(argc, argv, "o:p:c:1:2:r:b:g:n:m:l:w:SVW")) > 0) {
+	while ((option = getopt(argc, argv, "o:p:c:1:2:r:b:g:n:m:l:SVW")) > 0) {
 		int number = optarg ? atoi(optarg) : 0;
 
 		switch (option) {
@@ -688,9 +679,6 @@ int main(int argc, char **argv)
 			break;
 		case 'l':
 			opt.live = number;
-			break;
-		case 'w':
-			opt.workers = number;
 			break;
 		case 'V':
 			opt.v6only = true;
