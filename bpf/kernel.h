@@ -234,7 +234,7 @@ struct task_struct {
 	struct list_head tasks;
 	int pid;
 	int tgid;
-	__u64 start_time;
+	__u64 start_boottime;
 	struct task_struct *group_leader;
 	struct task_struct *real_parent;
 	struct nsproxy *nsproxy;

@@ -122,7 +122,7 @@ static __always_inline void listener_note(struct bpf_sock_ops *ctx)
 	const struct settings *cfg = current_settings();
 	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
 	struct listener_key key = {};
-	__u64 start = BPF_CORE_READ(task, group_leader, start_time);
+	__u64 start = BPF_CORE_READ(task, group_leader, start_boottime);
 	int place;
 
 	if (!cfg)

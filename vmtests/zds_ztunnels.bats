@@ -323,6 +323,32 @@ netns_of() { # NAME
 	mkdir "$CG/$cgroup"
 }
 
+# A ztunnel whose listener in the pod is there before it dials, and nobody notes it.
+listens_and_dials() { # NAME
+	local cgroup
+	peers_end "$1"
+	cgroup_of "$1/peers/listener"
+	mkdir -p "$CG/$cgroup"
+	launch "$WORK/$1-listener" run_in "$1/peers/listener" pod "$TCP" share :: 15001 15006 15008
+	peer "$1" "$1" hello serve
+	told "$1" ^snapshot
+	enabled pod
+}
+
+@test "one that begins again, and listens before it dials, is newer than who began meanwhile" {
+	local cgroup pid
+	workload pod
+	listens_and_dials zt
+	listens_and_dials zt2
+	retry 300 noted 0
+	listens_and_dials zt
+	cgroup_of zt2/peers/listener
+	read -r pid <"$CG/$cgroup/cgroup.procs"
+	kill -STOP "$pid"
+	run -0 pod pod timeout 5 "$TCP" dial 10.77.1.3 80
+	[[ $output == *orig4=10.77.1.3:80* ]]
+}
+
 snapshots_are() { # COUNT
 	[ "$(grep -c "event=snapshot" "$WORK/zds")" = "$1" ]
 }
