@@ -163,6 +163,9 @@ static const char *options_read(int argc, char **argv)
 		case 'm':
 			metrics = optarg;
 			break;
+		case 'l':
+			config.alive = optarg;
+			break;
 		case 'v':
 			config.verbose = true;
 			break;

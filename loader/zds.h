@@ -53,6 +53,7 @@ struct config {
 	const char *socket;
 	const char *dir;	/* of workloads */
 	const char *status_dir; /* DIR/../status */
+	const char *alive;	/* -l, or NULL */
 	bool verbose;
 };
 

@@ -4,6 +4,7 @@
  * server answers at it, this one stands by.
  */
 #include "zds_peers.h"
+#include <fcntl.h>
 #include <limits.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -269,6 +270,22 @@ static void look(void)
 	log_event("listening", "path=%s", config.socket);
 }
 
+/*
+ * -l: the loop goes round, and the socket serves. Who asks over HTTP may find all places there
+ * taken, by pods that hold many connections.
+ */
+static bool alive_say(void)
+{
+	int fd;
+
+	if (!config.alive || !utimensat(AT_FDCWD, config.alive, NULL, 0))
+		return true;
+	fd = open(config.alive, O_WRONLY | O_CREAT | O_NONBLOCK | O_CLOEXEC, 0600);
+	if (fd >= 0)
+		close(fd);
+	return fd >= 0;
+}
+
 void peers_open(void)
 {
 	struct sockaddr_un address;
@@ -277,6 +294,8 @@ void peers_open(void)
 	snprintf(pid, sizeof(pid), ".%d", getpid());
 	if (strlen(config.socket) + strlen(pid) >= sizeof(address.sun_path))
 		die("%s: too long for a socket: give -s", config.socket);
+	if (!alive_say())
+		die("%s: %s: give -l", config.alive, strerror(errno));
 	said_cannot = true;
 	look();
 	if (!peers_serve())
@@ -285,8 +304,11 @@ void peers_open(void)
 
 void socket_tick(void)
 {
-	if (now() >= look_at)
+	if (now() >= look_at) {
 		look();
+		if (peers_serve())
+			alive_say();
+	}
 	if (rests_until && now() >= rests_until && listener >= 0) {
 		watch_rests(listener, false);
 		rests_until = 0;

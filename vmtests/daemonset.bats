@@ -150,11 +150,26 @@ zt_is_connected() {
 	ready "$WORK/zds"
 }
 
+# Sets command to what a kubelet would execute.
+probe_of() { # CONTAINER KIND
+	mapfile -t command < <(jq -r --arg name "$1" --arg kind "$2" 'select(.kind == "DaemonSet")
+		.spec.template.spec.containers[] | select(.name == $name) | .[$kind].exec.command[]' \
+		"$ROOT/build/kubernetes-base.json")
+}
+
+@test "zds' liveness: a heartbeat that is fresh" {
+	local command
+	probe_of zds livenessProbe
+	retry 100 runc exec zds "${command[@]}"
+	touch -d '2 minutes ago' "$WORK/image/tmp/zds"
+	run ! chroot "$WORK/image" "${command[@]}"
+	rm "$WORK/image/tmp/zds"
+}
+
 @test "enroll-by-label's probes: a heartbeat that is fresh, and a list that was once written" {
 	probe() { # KIND
 		local command
-		mapfile -t command < <(jq -r --arg kind "$1" 'select(.kind == "DaemonSet").spec.template.spec.containers[1]
-			| .[$kind].exec.command[]' "$ROOT/build/kubernetes-base.json")
+		probe_of enroll-by-label "$1"
 		chroot "$WORK/image" "${command[@]}" 2>/dev/null
 	}
 	run ! probe livenessProbe

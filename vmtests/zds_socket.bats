@@ -339,6 +339,42 @@ time.sleep(1000)' >"$WORK/slow" 2>&1 3>&- 9>&- &
 	retry 30 healthy_again
 }
 
+is_fresh() { # FILE: touched within the last seconds
+	[ -n "$(find "$1" -newermt '-3 seconds')" ]
+}
+
+@test "-l FILE: touched as long as it serves, whoever has all places of /healthz; not where it hangs" {
+	local file=$WORK/alive pid
+	cgroup_end "$CG/zds"
+	mkdir -p "$CG/zds"
+	zds_up -l "$file"
+	is_fresh "$file"
+	is "$(stat -c %a "$file")" 600
+	run_in zds2 node python3 -ISc '
+import socket, time
+all = [socket.create_connection(("127.0.0.1", 9990), 5, ("127.0.0.%d" % (3 + i // 8), 0)) for i in range(80)]
+print("ready", flush=True)
+time.sleep(1000)' >"$WORK/slow" 2>&1 3>&- 9>&- &
+	disown
+	retry 200 grep -q ready "$WORK/slow"
+	touch -d '1 minute ago' "$file"
+	run -1 asks 127.0.0.1 /healthz
+	retry 30 is_fresh "$file"
+	cgroup_end "$CG/zds2"
+	mkdir "$CG/zds2"
+	zds_pid
+	kill -STOP "$pid"
+	touch -d '1 minute ago' "$file"
+	sleep 2
+	run ! is_fresh "$file"
+	kill -CONT "$pid"
+	retry 30 is_fresh "$file"
+	run -1 run_in zds2 node timeout 60 "${ZDS:-$ROOT/build/onramp-zds}" -p "$PIN" \
+		-s "$WORK/second.sock" -w "$WORKLOADS" -l "$WORK/none/alive"
+	is "$output" "onramp-zds: $WORK/none/alive: No such file or directory: give -l"
+	[ ! -e "$WORK/second.sock" ]
+}
+
 @test "few descriptors left: no pod gets them, who asks does; none: they wait, which costs nothing" {
 	local n
 	zt_up zt
