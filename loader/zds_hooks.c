@@ -313,6 +313,6 @@ void bpf_ztunnel_began(const char *cgroup, __u64 start)
 	    bpf_map_lookup_elem(maps.starts, &ztunnel.place, &known))
 		return;
 	start += ztunnel.place; /* no two are the same: who looks for the next one goes on below */
-	if (start > known) /* else sockops saw it listen, and knows more exactly */
+	if (start > known)	/* else sockops saw it listen, and knows more exactly */
 		bpf_map_update_elem(maps.starts, &ztunnel.place, &start, BPF_EXIST);
 }
