@@ -71,7 +71,7 @@ static __always_inline void ipv6_read(__u64 pos, union addr *ip)
 }
 
 /* The first global IPv4 address of a device that is not loopback; 0: none. */
-WALK __u64 device_ipv4(__u64 dev)
+static __always_inline __u64 device_ipv4(__u64 dev)
 {
 	struct in_ifaddr *ifa = BPF_CORE_READ((struct net_device *)dev, ip_ptr, ifa_list);
 
@@ -100,7 +100,7 @@ static __always_inline bool ipv6_is_pods(__u64 pos)
 }
 
 /* The same for IPv6, as the address of its list entry. */
-WALK __u64 device_ipv6(__u64 dev)
+static __always_inline __u64 device_ipv6(__u64 dev)
 {
 	__u64 head = ipv6_list((struct net_device *)dev);
 	__u64 pos = head ? list_next(head, head) : 0;
@@ -115,9 +115,9 @@ WALK __u64 device_ipv6(__u64 dev)
 	return 0;
 }
 
-static __always_inline __u64 device_ip(struct net_device *dev, enum family family)
+WALK __u64 device_ip(__u64 dev, __u32 family)
 {
-	return family == V4 ? device_ipv4((__u64)dev) : device_ipv6((__u64)dev);
+	return family == V4 ? device_ipv4(dev) : device_ipv6(dev);
 }
 
 static __always_inline __u32 device_index(__u64 pos)
@@ -125,10 +125,13 @@ static __always_inline __u32 device_index(__u64 pos)
 	return BPF_CORE_READ(device_at(pos), ifindex);
 }
 
-/* Of two devices, by their list entries, the one whose address is the pod's. */
-static __always_inline __u64 pod_device(__u64 best, __u64 pos, __u32 family)
+/*
+ * Of two devices, by their list entries, the one whose address is the pod's. best may be 0;
+ * ip is what device_ip() says of the other.
+ */
+WALK __u64 pod_device(__u64 best, __u64 pos, __u64 ip)
 {
-	if (!device_ip(device_at(pos), family))
+	if (!ip)
 		return best;
 	return best && device_index(best) < device_index(pos) ? best : pos;
 }
@@ -140,7 +143,7 @@ static __always_inline __u64 netns_pod_device(struct net *net, enum family famil
 	__u64 pos = list_next(head, head), best = 0;
 
 	for (int i = 0; i < MAX_DEVICES && pos; i++) {
-		best = pod_device(best, pos, family);
+		best = pod_device(best, pos, device_ip((__u64)device_at(pos), family));
 		pos = list_next(pos, head);
 	}
 	return best;
@@ -156,7 +159,7 @@ WALK __u64 netns_pod(__u64 net, __u32 family, bool index)
 
 	if (!best)
 		return 0;
-	return index ? device_index(best) : device_ip(device_at(best), family);
+	return index ? device_index(best) : device_ip((__u64)device_at(best), family);
 }
 
 /* What a census counts, 16 bits each. */
@@ -291,14 +294,13 @@ WALK __u64 row_has(__u64 pos, __u64 head, __u64 ip0, __u64 ip1)
 	return pos;
 }
 
-/* netns_has() of the node's, which has a device for each pod. */
-static __always_inline bool node_has(struct net *net, const union addr *ip)
+/* netns_has() of the node's, which has a device for each pod; the address in two halves. */
+WALK int node_has(__u64 net, __u64 ip0, __u64 ip1)
 {
-	__u64 head = device_list(net);
+	__u64 head = device_list((struct net *)net);
 	__u64 pos = list_next(head, head);
 
-	for (int i = 0; i < NODE_ROWS && pos > HAS_IT; i++)
-		pos = row_has(pos, head, ip->half[0], ip->half[1]);
+	for (int i = 0; i < NODE_ROWS && pos > HAS_IT; i++) pos = row_has(pos, head, ip0, ip1);
 	return pos == HAS_IT;
 }
 

@@ -132,7 +132,7 @@ WALK int remember(__u64 cgroup_number, __u64 net_number)
 	__u64 id = BPF_CORE_READ(cgroup, kn, id);
 	struct cgroup_info entry = {};
 	struct cgroup_info *old = bpf_map_lookup_elem(&cgroup_info_map, &id);
-	bool node, is_home;
+	bool node;
 	int err;
 
 	/* All is known, which is what nearly every exec comes to. */
@@ -167,15 +167,16 @@ WALK int remember(__u64 cgroup_number, __u64 net_number)
 	 * A pod may make cgroups and netns of its own: they are no pods. Not the root,
 	 * though: node programs in it visit pods, and on a hybrid node all are.
 	 */
-	is_home = !node && !is_users(net, entry.now.flags) &&
-		  !cgroup_has((__u64)cgroup, 1, SOUGHT_OTHER_HOME, entry.now.netns);
-	entry.home = is_home ? entry.now.netns : 0;
-	if (is_home) /* before it is left, for it may be the one before, with another address */
+	entry.home = 0;
+	if (!node && !is_users(net, entry.now.flags) &&
+	    !cgroup_has(cgroup_number, 1, SOUGHT_OTHER_HOME, entry.now.netns))
+		entry.home = entry.now.netns;
+	if (entry.home) /* before it is left, for it may be the one before, with another address */
 		home_join(entry.home, entry.now.ip[V4].half[1], entry.now.ip[V6].half[0],
 			  entry.now.ip[V6].half[1]);
 	if (old)
 		cgroup_forget(id);
-	if (is_home) {
+	if (entry.home) {
 		home_take(&entry, net);
 		entry.now.flags |= NETNS_HOME;
 	}
@@ -183,7 +184,7 @@ WALK int remember(__u64 cgroup_number, __u64 net_number)
 	if (!err)
 		return 0;
 	/* Another CPU was first: its entry does the counting. Full: the pod stays known. */
-	if (is_home)
+	if (entry.home)
 		home_release(entry.home, entry.home_ip, err != -EEXIST);
 	if (err != -EEXIST)
 		count(STAT_CGROUPS_FULL);

@@ -118,15 +118,15 @@ WALK __u64 name_uid(__u64 name, __u32 half)
 #define MAX_DEPTH 128 /* a pod may make cgroups as deep as it likes */
 #define TOO_DEEP 1
 
-/* Whether it is root's, and named as a pod's. */
-WALK int is_pods_cgroup(__u64 number)
+/* The cgroup, if it is root's and named as a pod's; else `other`. */
+WALK __u64 pods_cgroup_or(__u64 number, __u64 other)
 {
 	struct cgroup *cgroup = (void *)number;
 	struct kernfs_iattrs *attributes = BPF_CORE_READ(cgroup, kn, iattr);
 
 	if (attributes && BPF_CORE_READ(attributes, ia_uid.val))
-		return false;
-	return name_uid((__u64)BPF_CORE_READ(cgroup, kn, name), 0) != 0;
+		return other;
+	return name_uid((__u64)BPF_CORE_READ(cgroup, kn, name), 0) ? number : other;
 }
 
 /* 0: it is the root. */
@@ -144,8 +144,7 @@ WALK __u64 pod_cgroup(__u64 cgroup)
 	for (int i = 0; i < MAX_DEPTH; i++) {
 		if (BPF_CORE_READ((struct cgroup *)cgroup, kn, id) == top)
 			return found;
-		if (is_pods_cgroup(cgroup))
-			found = cgroup;
+		found = pods_cgroup_or(cgroup, found);
 		cgroup = cgroup_above(cgroup);
 		if (!cgroup)
 			return top ? 0 : found; /* it is not below -c */

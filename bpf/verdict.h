@@ -217,7 +217,7 @@ static __always_inline enum verdict node_verdict(const void *ctx, const struct s
 	if (!is_local_enrolled_pod(to->ip.half[0], to->ip.half[1]) ||
 	    cgroup_has((__u64)current_cgroup(), 0, SOUGHT_KUBELET, 0))
 		return PASS_NODE; /* 9 */
-	if (node_has(socket_net(ctx), &to->ip))
+	if (node_has((__u64)socket_net(ctx), to->ip.half[0], to->ip.half[1]))
 		return PASS_LOCAL;				       /* 3 */
 	return through_ztunnel(cfg, addr_family(&to->ip), TO_INBOUND); /* 8 */
 }
