@@ -271,8 +271,8 @@ static void look(void)
 }
 
 /*
- * -l: the loop goes round, and the socket serves. Who asks over HTTP may find all places there
- * taken, by pods that hold many connections.
+ * -l: the loop goes round, and the socket serves. Else the file is old, or is not there. Who
+ * asks over HTTP may find all places taken, by pods that hold many connections.
  */
 static bool alive_say(void)
 {
@@ -308,6 +308,8 @@ void socket_tick(void)
 		look();
 		if (peers_serve())
 			alive_say();
+		else if (config.alive)
+			unlink(config.alive);
 	}
 	if (rests_until && now() >= rests_until && listener >= 0) {
 		watch_rests(listener, false);

@@ -157,8 +157,10 @@ probe_of() { # CONTAINER KIND
 		"$ROOT/build/kubernetes-base.json")
 }
 
-@test "zds' liveness: a heartbeat that is fresh" {
+@test "zds' probes: a heartbeat that is there, and fresh" {
 	local command
+	probe_of zds readinessProbe
+	retry 100 runc exec zds "${command[@]}"
 	probe_of zds livenessProbe
 	retry 100 runc exec zds "${command[@]}"
 	touch -d '2 minutes ago' "$WORK/image/tmp/zds"

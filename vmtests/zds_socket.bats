@@ -343,7 +343,7 @@ is_fresh() { # FILE: touched within the last seconds
 	[ -n "$(find "$1" -newermt '-3 seconds')" ]
 }
 
-@test "-l FILE: touched as long as it serves, whoever has all places of /healthz; not where it hangs" {
+@test "-l FILE: there and fresh while it serves, whoever has all places of /healthz; not where it cannot, or hangs" {
 	local file=$WORK/alive pid
 	cgroup_end "$CG/zds"
 	mkdir -p "$CG/zds"
@@ -362,6 +362,11 @@ time.sleep(1000)' >"$WORK/slow" 2>&1 3>&- 9>&- &
 	retry 30 is_fresh "$file"
 	cgroup_end "$CG/zds2"
 	mkdir "$CG/zds2"
+	rm "$ZDS_SOCKET"
+	mkdir "$ZDS_SOCKET" # nothing can be bound there
+	retry 30 test ! -e "$file"
+	rmdir "$ZDS_SOCKET"
+	retry 30 is_fresh "$file"
 	zds_pid
 	kill -STOP "$pid"
 	touch -d '1 minute ago' "$file"
