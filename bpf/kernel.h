@@ -381,7 +381,8 @@ static __always_inline __u64 cgroup_ancestor_id(struct cgroup *cgroup, int level
  * Global functions, which take and return numbers: the verifier checks each once and
  * by itself. Inlined, the branches of one loop in another exceed its million
  * instructions, and what they need takes room in the caller's stack once for each
- * call.
+ * call. A loop lets one of them choose, where it can: a branch within is two paths, in
+ * each of its rounds.
  */
 #define WALK __weak __noinline
 

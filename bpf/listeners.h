@@ -22,8 +22,9 @@ struct {
 } listeners SEC(".maps") __weak;
 
 /*
- * Place of a ztunnel, as in `ztunnels` -> start of the process that listened last of
- * it, ns since boot. Written by sockops and iter_listeners.
+ * Place of a ztunnel, as in `ztunnels` -> start of its newest process that listens, ns
+ * since boot. Written by sockops, iter_listeners and onramp-zds, which knows of one that
+ * dials when it began; from /proc, so by the clock that runs on through a suspend.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
