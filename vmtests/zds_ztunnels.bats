@@ -329,7 +329,8 @@ listens_and_dials() { # NAME
 	peers_end "$1"
 	cgroup_of "$1/peers/listener"
 	mkdir -p "$CG/$cgroup"
-	launch "$WORK/$1-listener" run_in "$1/peers/listener" pod "$TCP" share :: 15001 15006 15008
+	# No container: one's netns would be its own pod's.
+	launch "$WORK/$1-listener" light_run_in "$cgroup" pod "$TCP" share :: 15001 15006 15008
 	peer "$1" "$1" hello serve
 	told "$1" ^snapshot
 	enabled pod
