@@ -344,9 +344,8 @@ is_fresh() { # FILE: touched within the last seconds
 }
 
 @test "-l FILE: there and fresh while it serves, whoever has all places of /healthz; not where it cannot, or hangs" {
-	local file=$WORK/alive pid
-	cgroup_end "$CG/zds"
-	mkdir -p "$CG/zds"
+	local file=$WORK/alive
+	zds_kill
 	zds_up -l "$file"
 	is_fresh "$file"
 	is "$(stat -c %a "$file")" 600
@@ -367,12 +366,11 @@ time.sleep(1000)' >"$WORK/slow" 2>&1 3>&- 9>&- &
 	retry 30 test ! -e "$file"
 	rmdir "$ZDS_SOCKET"
 	retry 30 is_fresh "$file"
-	zds_pid
-	kill -STOP "$pid"
+	zds_signals STOP
 	touch -d '1 minute ago' "$file"
 	sleep 2
 	run ! is_fresh "$file"
-	kill -CONT "$pid"
+	zds_signals CONT
 	retry 30 is_fresh "$file"
 	run -1 run_in zds2 node timeout 60 "${ZDS:-$ROOT/build/onramp-zds}" -p "$PIN" \
 		-s "$WORK/second.sock" -w "$WORKLOADS" -l "$WORK/none/alive"

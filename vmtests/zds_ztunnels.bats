@@ -327,7 +327,8 @@ netns_of() { # NAME
 listens_and_dials() { # NAME
 	local cgroup
 	peers_end "$1"
-	cgroup_of "$1/peers/listener"
+	cgroup_of "$1/zt"
+	cgroup_end "$CG/$cgroup"
 	mkdir -p "$CG/$cgroup"
 	# No container: one's netns would be its own pod's.
 	launch "$WORK/$1-listener" light_run_in "$cgroup" pod "$TCP" share :: 15001 15006 15008
@@ -337,15 +338,12 @@ listens_and_dials() { # NAME
 }
 
 @test "one that begins again, and listens before it dials, is newer than who began meanwhile" {
-	local cgroup pid
 	workload pod
 	listens_and_dials zt
 	listens_and_dials zt2
 	retry 300 noted 0
 	listens_and_dials zt
-	cgroup_of zt2/peers/listener
-	read -r pid <"$CG/$cgroup/cgroup.procs"
-	kill -STOP "$pid"
+	zt_signals STOP zt2
 	run -0 pod pod timeout 5 "$TCP" dial 10.77.1.3 80
 	[[ $output == *orig4=10.77.1.3:80* ]]
 }
