@@ -182,7 +182,6 @@ static int listen_on(const char *port)
 		fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
 	}
 	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &(int){ 1 }, sizeof(int));
-	setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &(int){ 1 }, sizeof(int));
 	if (bind(fd, &name.any, name_size(&name)) || listen(fd, 4096))
 		die(port);
 	return fd;
