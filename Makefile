@@ -36,6 +36,7 @@ export VERSION
 HOOKS := $(patsubst bpf/%.bpf.c,$(B)/bpf/%.o,$(wildcard bpf/*.bpf.c))
 FIRST := %/cgroup_rmdir.o
 HOOKS := $(filter $(FIRST),$(HOOKS)) $(filter-out $(FIRST),$(HOOKS))
+LOADERS := $(B)/bpf/iter_pods.o # of which it takes what the kernel can do
 HOSTILE := $(wildcard vmtests/hostile_*.c)
 TOOL_FILES := $(filter-out %.bpf.c %/fuzz.c $(HOSTILE),$(wildcard vmtests/*.c))
 TOOLS := $(TOOL_FILES:vmtests/%.c=$(B)/%) $(B)/other.bpf.o $(B)/other/onramp
@@ -87,16 +88,24 @@ $(B)/bpf/%.o: bpf/%.bpf.c $(wildcard bpf/*.h) Makefile | setup-build
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CLANG) $(BPF_CFLAGS) -c $< -o $@
 
-$(B)/onramp.bpf.o: $(HOOKS)
+$(B)/onramp.bpf.o: $(filter-out $(LOADERS),$(HOOKS))
 	$(call say,LINK,$@)
-	$(Q)$(BPFTOOL) gen object $@ $(HOOKS)
+	$(Q)$(BPFTOOL) gen object $@ $^
+
+# As the loader has it.
+$(B)/loader/onramp.bpf.o: $(B)/onramp.bpf.o $(LOADERS)
+	$(call say,LINK,$@)
+	$(Q)mkdir -p $(@D)
+	$(Q)$(BPFTOOL) gen object $@ $^
 
 # All that onramp-zds loads; the rest is pinned by then.
 $(B)/inbound_netns.bpf.o: $(B)/bpf/inbound_netns.o $(B)/bpf/license.o
 	$(call say,LINK,$@)
 	$(Q)$(BPFTOOL) gen object $@ $^
 
-$(B)/%.skel.h: $(B)/%.bpf.o
+$(B)/onramp.skel.h: $(B)/loader/onramp.bpf.o
+$(B)/inbound_netns.skel.h: $(B)/inbound_netns.bpf.o
+$(B)/%.skel.h:
 	$(call say,SKEL,$@)
 	$(Q)$(BPFTOOL) gen skeleton $< name $* >$@
 

@@ -25,7 +25,16 @@ static const struct hook {
 		NETNS, /* of each pod, by onramp-zds: a copy of its own; here only tried */
 		BEHIND /* these copies */
 	} where;
-	enum { ALWAYS, IN_NODE_MODE, IN_IN_POD_MODE, EVERYWHERE, WITH_DNS, WITH_AUDIT } when;
+	enum {
+		ALWAYS,
+		IN_NODE_MODE,
+		IN_IN_POD_MODE,
+		EVERYWHERE,
+		WITH_DNS,
+		WITH_AUDIT,
+		SINCE_5_13, /* where there is bpf_for_each_map_elem */
+		BEFORE_5_13
+	} when;
 } hooks[] = {
 	{ "sched_process_exec", KERNEL, ALWAYS },
 	{ "cgroup_rmdir", KERNEL, ALWAYS },
@@ -33,7 +42,8 @@ static const struct hook {
 	{ "iter_netns", KERNEL, ALWAYS },
 	{ "iter_listeners", KERNEL, IN_IN_POD_MODE },
 	{ "metrics", FILES, ALWAYS },
-	{ "pods", FILE_OF_PODS, ALWAYS },
+	{ "pods", FILES, SINCE_5_13 },
+	{ "pods_by_element", FILE_OF_PODS, BEFORE_5_13 },
 	{ "getsockopt", ZTUNNELS_OWN, ALWAYS },
 	{ "getsockopt", CGROUP, EVERYWHERE },
 	{ "setsockopt", ZTUNNELS_OWN, IN_IN_POD_MODE },
@@ -65,6 +75,16 @@ static const struct hook {
 
 #define HOOKS (sizeof(hooks) / sizeof(*hooks))
 
+static bool has_for_each(void)
+{
+	static int has = -1; /* not asked yet */
+
+	if (has < 0)
+		has = libbpf_probe_bpf_helper(BPF_PROG_TYPE_CGROUP_SOCK_ADDR,
+					      BPF_FUNC_for_each_map_elem, NULL) > 0;
+	return has;
+}
+
 static bool is_needed(const struct hook *hook, const struct options *options, bool everywhere)
 {
 	switch (hook->when) {
@@ -78,6 +98,10 @@ static bool is_needed(const struct hook *hook, const struct options *options, bo
 		return options->given['d'];
 	case WITH_AUDIT:
 		return options->given['a'];
+	case SINCE_5_13:
+		return has_for_each();
+	case BEFORE_5_13:
+		return !has_for_each();
 	default:
 		return true;
 	}
@@ -295,7 +319,7 @@ void programs_attach(struct bpf_object *object, const struct options *options,
 		if (hook->where == FILES)
 			attach(program, pin("%s", hook->name), false);
 		if (hook->where == FILE_OF_PODS)
-			attach(program, pin("%s", hook->name), true);
+			attach(program, pin("pods"), true);
 		if (hook->where == BEHIND)
 			put_behind(program);
 		if (in_pod && is_for_zds(hook))

@@ -76,8 +76,11 @@ int becomes_ipv4(void)
 
 	snprintf(mapped, sizeof(mapped), "::ffff:%s", given("SELF"));
 	own = parse(mapped, "7777");
-	if (own_pair(fds, &own) || set(fds[1], IPPROTO_IPV6, IPV6_ADDRFORM, AF_INET) ||
-	    disconnect(fds[1]))
+	if (own_pair(fds, &own))
+		return -1;
+	if (set(fds[1], IPPROTO_IPV6, IPV6_ADDRFORM, AF_INET))
+		return errno == ENOPROTOOPT ? NONE : -1; /* a kernel that has not got it */
+	if (disconnect(fds[1]))
 		return -1;
 	return dial(fds[1], &server);
 }
