@@ -80,6 +80,8 @@ static __always_inline __u32 arrival_of(struct bpf_sk_lookup *ctx, const struct 
 		from = addr_from_v4(ctx->remote_ip4);
 		to = addr_from_v4(ctx->local_ip4);
 	}
+	in_memory(from);
+	in_memory(to);
 	inside = addr_is_loopback(&from) || addr_equal(&from, &to);
 	if (!inside) {
 		netns_know((struct net *)at->net, &now);

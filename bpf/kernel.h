@@ -386,4 +386,10 @@ static __always_inline __u64 cgroup_ancestor_id(struct cgroup *cgroup, int level
  */
 #define WALK __weak __noinline
 
+/*
+ * Has the compiler leave a variable where it is. Spread over registers, and over what is
+ * spilled of these, each of its parts takes stack, and is a state to the verifier.
+ */
+#define in_memory(variable) asm volatile("" : : "r"(&(variable)) : "memory")
+
 #endif

@@ -33,12 +33,24 @@ static __always_inline bool netns_is_users(struct net *net)
 }
 
 /* A number that says where pos, in the list at head, leads; 0 at the end. */
-static __always_inline __u64 list_next(__u64 pos, __u64 head)
+static __always_inline __u64 list_after(__u64 pos, __u64 head)
 {
 	__u64 next = (__u64)BPF_CORE_READ((struct list_head *)pos, next);
 
 	return next == head ? 0 : next;
 }
+
+/* The same, for loops. */
+WALK __u64 list_next(__u64 pos, __u64 head)
+{
+	return list_after(pos, head);
+}
+
+/*
+ * Beside the number of an entry, which is even, or instead: it is the one sought. Loops ask
+ * a function of their own about each entry, for what a loop has in it is followed each time.
+ */
+#define FOUND 1
 
 static __always_inline __u64 device_list(struct net *net)
 {
@@ -55,69 +67,72 @@ static __always_inline bool is_loopback(__u64 dev)
 	return BPF_CORE_READ((struct net_device *)dev, flags) & IFF_LOOPBACK;
 }
 
-/* The device's IPv6 addresses; 0: it has no IPv6. */
-static __always_inline __u64 ipv6_list(struct net_device *dev)
+/*
+ * The first address of a device, by its entry; 0: none. Sets head to that of the list, which
+ * is 0 for IPv4's, as that one just ends.
+ */
+static __always_inline __u64 addr_first(struct net_device *dev, __u32 family, __u64 *head)
 {
-	__u64 idev = (__u64)BPF_CORE_READ(dev, ip6_ptr);
+	__u64 idev;
 
-	return idev ? idev + offsetof(struct inet6_dev, addr_list) : 0;
+	*head = 0;
+	if (family == V4)
+		return (__u64)BPF_CORE_READ(dev, ip_ptr, ifa_list);
+	idev = (__u64)BPF_CORE_READ(dev, ip6_ptr);
+	if (!idev)
+		return 0; /* it has no IPv6 */
+	*head = idev + offsetof(struct inet6_dev, addr_list);
+	return list_next(*head, *head);
 }
 
-/* Nothing of a pos of 0: such reads fail, and fill with zeros. */
-static __always_inline void ipv6_read(__u64 pos, union addr *ip)
+static __always_inline __u64 addr_after(__u64 pos, __u64 head)
 {
-	bpf_core_read(ip, sizeof(*ip),
-		      &container_of((void *)pos, struct inet6_ifaddr, if_list)->addr);
+	return head ? list_after(pos, head) :
+		      (__u64)BPF_CORE_READ((struct in_ifaddr *)pos, ifa_next);
 }
 
-/* The first global IPv4 address of a device that is not loopback; 0: none. */
-static __always_inline __u64 device_ipv4(__u64 dev)
+/* An address by its entry; nothing, all zero, of a pos of 0. */
+static __always_inline void addr_read(__u64 pos, bool v4, union addr *ip)
 {
-	struct in_ifaddr *ifa = BPF_CORE_READ((struct net_device *)dev, ip_ptr, ifa_list);
+	struct inet6_ifaddr *ifa = container_of((void *)pos, struct inet6_ifaddr, if_list);
+	__u32 ip4;
 
-	if (is_loopback(dev))
-		return 0;
-	for (int i = 0; i < MAX_ADDRESSES && ifa; i++) {
-		if (!BPF_CORE_READ(ifa, ifa_scope)) /* RT_SCOPE_UNIVERSE */
-			return BPF_CORE_READ(ifa, ifa_local);
-		ifa = BPF_CORE_READ(ifa, ifa_next);
+	if (!v4) {
+		bpf_core_read(ip, sizeof(*ip), &ifa->addr);
+		return;
 	}
-	return 0;
+	ip4 = BPF_CORE_READ((struct in_ifaddr *)pos, ifa_local);
+	*ip = ip4 ? addr_from_v4(ip4) : (union addr){};
 }
 
 /*
- * Whether an IPv6 address, by its list entry, can be a pod's: global, and given
- * to the device, not made by the kernel because a router on the link said so.
- * Any pod that can send raw packets is such a router.
+ * FOUND, beside itself, if an address can be a pod's: global, and if it is IPv6 given to the
+ * device, not made by the kernel because a router on the link said so. Any pod that can send
+ * raw packets is such a router. Else the next one, or 0.
  */
-static __always_inline bool ipv6_is_pods(__u64 pos)
+WALK __u64 addr_is_pods(__u64 pos, __u64 head)
 {
 	struct inet6_ifaddr *ifa = container_of((void *)pos, struct inet6_ifaddr, if_list);
 	union addr ip;
 
-	ipv6_read(pos, &ip);
-	return !addr_is_link_local_v6(&ip) && BPF_CORE_READ(ifa, flags) & IFA_F_PERMANENT;
+	if (!head && !BPF_CORE_READ((struct in_ifaddr *)pos, ifa_scope)) /* RT_SCOPE_UNIVERSE */
+		return pos | FOUND;
+	addr_read(pos, false, &ip);
+	if (head && !addr_is_link_local_v6(&ip) && BPF_CORE_READ(ifa, flags) & IFA_F_PERMANENT)
+		return pos | FOUND;
+	return addr_after(pos, head);
 }
 
-/* The same for IPv6, as the address of its list entry. */
-static __always_inline __u64 device_ipv6(__u64 dev)
+/* The first of a device, not loopback, that can be a pod's, by its entry; 0: none. */
+WALK __u64 device_ip(__u64 dev, __u32 family)
 {
-	__u64 head = ipv6_list((struct net_device *)dev);
-	__u64 pos = head ? list_next(head, head) : 0;
+	__u64 head, pos = addr_first((struct net_device *)dev, family, &head);
 
 	if (is_loopback(dev))
 		return 0;
-	for (int i = 0; i < MAX_ADDRESSES && pos; i++) {
-		if (ipv6_is_pods(pos))
-			return pos;
-		pos = list_next(pos, head);
-	}
-	return 0;
-}
-
-WALK __u64 device_ip(__u64 dev, __u32 family)
-{
-	return family == V4 ? device_ipv4(dev) : device_ipv6(dev);
+	for (int i = 0; i < MAX_ADDRESSES && pos && !(pos & FOUND); i++)
+		pos = addr_is_pods(pos, head);
+	return pos & FOUND ? pos - FOUND : 0;
 }
 
 static __always_inline __u32 device_index(__u64 pos)
@@ -136,27 +151,19 @@ WALK __u64 pod_device(__u64 best, __u64 pos, __u64 ip)
 	return best && device_index(best) < device_index(pos) ? best : pos;
 }
 
-/* The lowest-index one that has an address of the family, by its list entry; 0: none. */
-static __always_inline __u64 netns_pod_device(struct net *net, enum family family)
-{
-	__u64 head = device_list(net);
-	__u64 pos = list_next(head, head), best = 0;
-
-	for (int i = 0; i < MAX_DEVICES && pos; i++) {
-		best = pod_device(best, pos, device_ip((__u64)device_at(pos), family));
-		pos = list_next(pos, head);
-	}
-	return best;
-}
-
 /*
  * Of the lowest-index device that has an address of the family: what device_ip() says, or
  * its index; 0: there is none. One for both, for the verifier follows it once.
  */
 WALK __u64 netns_pod(__u64 net, __u32 family, bool index)
 {
-	__u64 best = netns_pod_device((void *)net, family);
+	__u64 head = device_list((struct net *)net);
+	__u64 pos = list_next(head, head), best = 0;
 
+	for (int i = 0; i < MAX_DEVICES && pos; i++) {
+		best = pod_device(best, pos, device_ip((__u64)device_at(pos), family));
+		pos = list_next(pos, head);
+	}
 	if (!best)
 		return 0;
 	return index ? device_index(best) : device_ip((__u64)device_at(best), family);
@@ -170,42 +177,32 @@ WALK __u64 netns_pod(__u64 net, __u32 family, bool index)
 #define CENSUS_DOUBT CENSUS(3)	/* walks that were cut short */
 #define COUNTED(census, of) ((census) / (of)&0xffff)
 
-WALK __u64 addr_census(__u64 pos, __u32 family, __u64 sought0, __u64 sought1)
+WALK __u64 addr_census(__u64 pos, __u64 head, __u64 sought0, __u64 sought1)
 {
-	union addr ip;
 	__u64 census = 0;
+	union addr ip;
 
-	if (family == V4)
-		ip = addr_from_v4(BPF_CORE_READ((struct in_ifaddr *)pos, ifa_local));
-	else
-		ipv6_read(pos, &ip);
+	addr_read(pos, !head, &ip);
 	if (!addr_stays_here(&ip) && !addr_is_link_local_v6(&ip))
-		census += CENSUS(family);
+		census += head ? CENSUS_V6 : CENSUS_V4;
 	if (!((ip.half[0] ^ sought0) | (ip.half[1] ^ sought1)))
 		census += CENSUS_SOUGHT;
 	return census;
 }
 
-WALK __u64 ipv4_census(__u64 dev, __u64 sought0, __u64 sought1)
+WALK __u64 addr_next(__u64 pos, __u64 head)
 {
-	struct in_ifaddr *ifa = BPF_CORE_READ((struct net_device *)dev, ip_ptr, ifa_list);
-	__u64 census = 0;
-
-	for (int i = 0; i < MAX_ADDRESSES && ifa; i++) {
-		census += addr_census((__u64)ifa, V4, sought0, sought1);
-		ifa = BPF_CORE_READ(ifa, ifa_next);
-	}
-	return ifa ? census + CENSUS_DOUBT : census;
+	return addr_after(pos, head);
 }
 
-WALK __u64 ipv6_census(__u64 dev, __u64 sought0, __u64 sought1)
+/* Of a device's addresses of a family. */
+WALK __u64 device_census(__u64 dev, __u32 family, __u64 sought0, __u64 sought1)
 {
-	__u64 head = ipv6_list((struct net_device *)dev);
-	__u64 pos = head ? list_next(head, head) : 0, census = 0;
+	__u64 head, pos = addr_first((struct net_device *)dev, family, &head), census = 0;
 
 	for (int i = 0; i < MAX_ADDRESSES && pos; i++) {
-		census += addr_census(pos, V6, sought0, sought1);
-		pos = list_next(pos, head);
+		census += addr_census(pos, head, sought0, sought1);
+		pos = addr_next(pos, head);
 	}
 	return pos ? census + CENSUS_DOUBT : census;
 }
@@ -217,8 +214,8 @@ WALK __u64 netns_census(__u64 net, __u64 sought0, __u64 sought1)
 	__u64 pos = list_next(head, head), census = 0;
 
 	for (int i = 0; i < MAX_DEVICES && pos; i++) {
-		census += ipv4_census((__u64)device_at(pos), sought0, sought1);
-		census += ipv6_census((__u64)device_at(pos), sought0, sought1);
+		census += device_census((__u64)device_at(pos), V4, sought0, sought1);
+		census += device_census((__u64)device_at(pos), V6, sought0, sought1);
 		pos = list_next(pos, head);
 	}
 	return pos ? census + CENSUS_DOUBT : census;
@@ -238,57 +235,38 @@ static __always_inline bool netns_may_have_it(struct net *net, const union addr 
 	return COUNTED(census, CENSUS_SOUGHT) || COUNTED(census, CENSUS_DOUBT);
 }
 
-#define HAS_IT 1
-
-/* HAS_IT: one of the addresses from that one on, a row of them, is this; else the next, or 0. */
-WALK __u64 ipv4_row_has(__u64 pos, __u32 ip)
+/* FOUND: the address is this (two halves); else the next, or 0. */
+WALK __u64 addr_is(__u64 pos, __u64 head, __u64 ip0, __u64 ip1)
 {
-	struct in_ifaddr *ifa = (void *)pos;
+	union addr ip;
 
-	for (int i = 0; i < MAX_ADDRESSES && ifa; i++) {
-		if (BPF_CORE_READ(ifa, ifa_local) == ip)
-			return HAS_IT;
-		ifa = BPF_CORE_READ(ifa, ifa_next);
-	}
-	return (__u64)ifa;
+	addr_read(pos, !head, &ip);
+	return ip.half[0] == ip0 && ip.half[1] == ip1 ? FOUND : addr_after(pos, head);
 }
 
-WALK __u64 ipv6_row_has(__u64 pos, __u64 head, __u64 ip0, __u64 ip1)
+/* FOUND: one of the addresses from that one on, a row of them, is this; else the next, or 0. */
+WALK __u64 addr_row_has(__u64 pos, __u64 head, __u64 ip0, __u64 ip1)
 {
-	union addr ip = { .half = { ip0, ip1 } }, held;
-
-	for (int i = 0; i < MAX_ADDRESSES && pos; i++) {
-		ipv6_read(pos, &held);
-		if (addr_equal(&held, &ip))
-			return HAS_IT;
-		pos = list_next(pos, head);
-	}
+	for (int i = 0; i < MAX_ADDRESSES && pos > FOUND; i++) pos = addr_is(pos, head, ip0, ip1);
 	return pos;
 }
 
 /* Whether a device has the address (two halves). */
 WALK int device_has(__u64 dev, __u64 ip0, __u64 ip1)
 {
-	__u64 head = ipv6_list((struct net_device *)dev), pos;
 	union addr ip = { .half = { ip0, ip1 } };
+	__u64 head, pos = addr_first((struct net_device *)dev, addr_family(&ip), &head);
 
-	if (addr_is_v4(&ip)) {
-		pos = (__u64)BPF_CORE_READ((struct net_device *)dev, ip_ptr, ifa_list);
-		for (int i = 0; i < NODE_ROWS && pos > HAS_IT; i++)
-			pos = ipv4_row_has(pos, ip.word[3]);
-		return pos == HAS_IT;
-	}
-	pos = head ? list_next(head, head) : 0;
-	for (int i = 0; i < NODE_ROWS && pos > HAS_IT; i++) pos = ipv6_row_has(pos, head, ip0, ip1);
-	return pos == HAS_IT;
+	for (int i = 0; i < NODE_ROWS && pos > FOUND; i++) pos = addr_row_has(pos, head, ip0, ip1);
+	return pos == FOUND;
 }
 
-/* HAS_IT: a device of the row that begins at pos has the address; else the next row, or 0. */
+/* FOUND: a device of the row that begins at pos has the address; else the next row, or 0. */
 WALK __u64 row_has(__u64 pos, __u64 head, __u64 ip0, __u64 ip1)
 {
 	for (int i = 0; i < MAX_DEVICES && pos; i++) {
 		if (device_has((__u64)device_at(pos), ip0, ip1))
-			return HAS_IT;
+			return FOUND;
 		pos = list_next(pos, head);
 	}
 	return pos;
@@ -300,19 +278,14 @@ WALK int node_has(__u64 net, __u64 ip0, __u64 ip1)
 	__u64 head = device_list((struct net *)net);
 	__u64 pos = list_next(head, head);
 
-	for (int i = 0; i < NODE_ROWS && pos > HAS_IT; i++) pos = row_has(pos, head, ip0, ip1);
-	return pos == HAS_IT;
+	for (int i = 0; i < NODE_ROWS && pos > FOUND; i++) pos = row_has(pos, head, ip0, ip1);
+	return pos == FOUND;
 }
 
 /* The pod address of a family; zero: none. */
 static __always_inline void netns_pod_addr(struct net *net, enum family family, union addr *ip)
 {
-	__u64 found = netns_pod((__u64)net, family, false);
-
-	if (family == V6)
-		ipv6_read(found, ip);
-	else
-		*ip = found ? addr_from_v4(found) : (union addr){};
+	addr_read(netns_pod((__u64)net, family, false), family == V4, ip);
 }
 
 /*
@@ -381,17 +354,20 @@ static __always_inline bool netns_holds(struct net *net, __u64 id, const union a
 	return addr_equal(&held, ip);
 }
 
-/* The machine's first task, pid 0: every process' last ancestor. 0: too far up. */
-WALK __u64 first_task(__u64 number)
+/* FOUND, beside itself, if a task is the machine's first, pid 0; else its parent. */
+WALK __u64 task_is_first(__u64 task)
 {
-	struct task_struct *task = (void *)number;
+	if (!BPF_CORE_READ((struct task_struct *)task, pid))
+		return task | FOUND;
+	return (__u64)BPF_CORE_READ((struct task_struct *)task, real_parent);
+}
 
-	for (int i = 0; i < MAX_ANCESTORS; i++) {
-		if (!BPF_CORE_READ(task, pid))
-			return (__u64)task;
-		task = BPF_CORE_READ(task, real_parent);
-	}
-	return 0; /* a pod may make its line as long as it likes */
+/* That of the machine: every process' last ancestor. 0: too far up. */
+WALK __u64 first_task(__u64 task)
+{
+	/* A pod may make its line as long as it likes. */
+	for (int i = 0; i < MAX_ANCESTORS && !(task & FOUND); i++) task = task_is_first(task);
+	return task & FOUND ? task - FOUND : 0;
 }
 
 static __always_inline void initial_netns_learn(__u64 task)

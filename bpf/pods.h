@@ -57,8 +57,8 @@ WALK int cgroup_has(__u64 cgroup, int top, __u32 what, __u64 id)
 {
 	int level = BPF_CORE_READ((struct cgroup *)cgroup, level);
 
-	for (int i = 0; i < MAX_CGROUP_LEVELS && i <= level; i++)
-		if (i >= top && is_sought(cgroup, i, what, id))
+	for (int i = 0; i < MAX_CGROUP_LEVELS && top + i <= level; i++)
+		if (is_sought(cgroup, top + i, what, id))
 			return true;
 	return false;
 }

@@ -190,6 +190,7 @@ static __always_inline int redirect(struct bpf_sock_addr *ctx, bool v4, enum hoo
 
 	if (!v4 && addr_is_link_local_v6(&asked.ip))
 		asked.scope = ctx->sk->bound_dev_if ?: address_scope(ctx);
+	in_memory(asked);
 	allowed = redirect_to(ctx, &asked, &given, hook);
 	if (allowed && given.port) {
 		name_write(ctx, v4, &given.ip);

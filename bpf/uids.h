@@ -60,14 +60,15 @@ static const volatile __u8 digit_of[256] = {
  */
 WALK __u64 digits_read(__u64 text, __u32 separator, __u32 half)
 {
+	__u32 gap = (separator + 255) >> 8; /* 0 without one, else 1: a branch is another path */
 	__u64 first = 0, value = 0;
 	__u32 found;
 
 	for (__u32 digit = 0; digit < 32; digit++) {
-		if (separator && (digit == 8 || digit == 12 || digit == 16 || digit == 20)) {
-			if (char_at(text) != separator)
+		if (digit == 8 || digit == 12 || digit == 16 || digit == 20) {
+			if (gap * (char_at(text) ^ separator))
 				return 0;
-			text++;
+			text += gap;
 		}
 		if (digit == 16)
 			first = value;
@@ -129,10 +130,14 @@ WALK __u64 pods_cgroup_or(__u64 number, __u64 other)
 	return name_uid((__u64)BPF_CORE_READ(cgroup, kn, name), 0) ? number : other;
 }
 
-/* 0: it is the root. */
-WALK __u64 cgroup_above(__u64 number)
+#define AT_TOP 1 /* no cgroup's number */
+
+/* What a cgroup is in; AT_TOP: that is the one of the id top; 0: it is the root. */
+WALK __u64 cgroup_above(__u64 number, __u64 top)
 {
-	return (__u64)BPF_CORE_READ((struct cgroup *)number, self.parent, cgroup);
+	struct cgroup *above = BPF_CORE_READ((struct cgroup *)number, self.parent, cgroup);
+
+	return above && BPF_CORE_READ(above, kn, id) == top ? AT_TOP : (__u64)above;
 }
 
 /* The topmost cgroup below -c that is root's and named as a pod's; 0: none, or TOO_DEEP. */
@@ -141,15 +146,15 @@ WALK __u64 pod_cgroup(__u64 cgroup)
 	const struct settings *cfg = current_settings();
 	__u64 top = cfg ? cfg->root_cgroup : 0, found = 0;
 
-	for (int i = 0; i < MAX_DEPTH; i++) {
-		if (BPF_CORE_READ((struct cgroup *)cgroup, kn, id) == top)
-			return found;
+	if (BPF_CORE_READ((struct cgroup *)cgroup, kn, id) == top)
+		return 0;
+	for (int i = 0; i < MAX_DEPTH && cgroup > AT_TOP; i++) {
 		found = pods_cgroup_or(cgroup, found);
-		cgroup = cgroup_above(cgroup);
-		if (!cgroup)
-			return top ? 0 : found; /* it is not below -c */
+		cgroup = cgroup_above(cgroup, top);
 	}
-	return TOO_DEEP;
+	if (cgroup > AT_TOP)
+		return TOO_DEEP;
+	return cgroup == AT_TOP || !top ? found : 0; /* it is not below -c */
 }
 
 static __always_inline union uid pod_uid(__u64 cgroup)

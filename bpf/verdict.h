@@ -185,25 +185,25 @@ WALK int is_local_enrolled_pod(__u64 ip0, __u64 ip1)
  * Node mode: whether ztunnel has an address of the family, and no other pod has come by
  * it since: one would get all that is meant for ztunnel.
  */
-static __always_inline bool ztunnel_has(const struct settings *cfg, enum family family)
+WALK int ztunnel_has(__u32 family)
 {
+	const struct settings *cfg = current_settings();
 	const struct pod_ip *pod;
 
-	if (addr_is_zero(&cfg->ztunnel[family]))
+	if (!cfg || addr_is_zero(&cfg->ztunnel[family & 1]))
 		return false;
 	if (!(cfg->flags & ZTUNNEL_KNOWN))
 		return true;
-	pod = bpf_map_lookup_elem(&pod_ips, &cfg->ztunnel[family]);
+	pod = bpf_map_lookup_elem(&pod_ips, &cfg->ztunnel[family & 1]);
 	return !pod || claim_is_ztunnels(cfg, &pod->holder) || claim_is_ztunnels(cfg, &pod->other);
 }
 
 /* Node mode: to that listener of ztunnel's, or what becomes of it where that cannot be. */
-static __always_inline enum verdict through_ztunnel(const struct settings *cfg, enum family family,
-						    enum verdict listener)
+static __always_inline enum verdict through_ztunnel(enum family family, enum verdict listener)
 {
-	if (ztunnel_has(cfg, family))
+	if (ztunnel_has(family))
 		return listener;
-	return ztunnel_has(cfg, !family) ? REFUSE_UNREACHABLE : REFUSE_NO_ZTUNNEL;
+	return ztunnel_has(!family) ? REFUSE_UNREACHABLE : REFUSE_NO_ZTUNNEL;
 }
 
 /* Rows 3, 5, 8 and 9 of node programs: their netns has many devices to ask, so 3 is last. */
@@ -218,8 +218,8 @@ static __always_inline enum verdict node_verdict(const void *ctx, const struct s
 	    cgroup_has((__u64)current_cgroup(), 0, SOUGHT_KUBELET, 0))
 		return PASS_NODE; /* 9 */
 	if (node_has((__u64)socket_net(ctx), to->ip.half[0], to->ip.half[1]))
-		return PASS_LOCAL;				       /* 3 */
-	return through_ztunnel(cfg, addr_family(&to->ip), TO_INBOUND); /* 8 */
+		return PASS_LOCAL;				  /* 3 */
+	return through_ztunnel(addr_family(&to->ip), TO_INBOUND); /* 8 */
 }
 
 /* Row 2. */
@@ -262,7 +262,7 @@ static __always_inline enum verdict pod_verdict(const void *ctx, const struct se
 	if (cfg->mode == NODE_MODE && addr_equal(&now->ip[family], &cfg->ztunnel[family]))
 		return REFUSE_ITSELF; /* it holds ztunnel's address, and is not known as ztunnel */
 	if (cfg->mode == NODE_MODE)
-		return through_ztunnel(cfg, family, dns ? TO_DNS : TO_OUTBOUND);
+		return through_ztunnel(family, dns ? TO_DNS : TO_OUTBOUND);
 	return dns ? TO_DNS : TO_OUTBOUND; /* 4, 6 */
 }
 
