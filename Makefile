@@ -10,6 +10,8 @@ say =
 endif
 
 B := build
+# Where BPF's objects are, which are of no machine's kind.
+O := $(B)
 comma := ,
 CC ?= gcc
 CLANG ?= clang
@@ -24,7 +26,7 @@ NOWHERE := -ffile-prefix-map=$(CURDIR)=.
 BPF_CFLAGS := -g -O2 -target bpf -mcpu=v2 -Wall -Werror -ffreestanding \
 	-I$(LIBS)/usr/include/$(ARCH)-linux-gnu $(NOWHERE)
 CFLAGS ?= -O2 -g
-CFLAGS += -std=gnu11 -D_GNU_SOURCE -Wall -Wextra -Werror -I$(B) -Ibpf $(NOWHERE)
+CFLAGS += -std=gnu11 -D_GNU_SOURCE -Wall -Wextra -Werror -I$(B) -I$(O) -Ibpf $(NOWHERE)
 
 # What onramp --version says. The same in what make calls make for.
 VERSION ?= $(shell git describe --always --dirty 2>/dev/null || echo unknown)
@@ -33,10 +35,10 @@ export VERSION
 
 # They are loaded in this order. First a tracepoint's: where CAP_PERFMON is missing, the
 # kernel says so of it, and of others that it knows no such helper.
-HOOKS := $(patsubst bpf/%.bpf.c,$(B)/bpf/%.o,$(wildcard bpf/*.bpf.c))
+HOOKS := $(patsubst bpf/%.bpf.c,$(O)/bpf/%.o,$(wildcard bpf/*.bpf.c))
 FIRST := %/cgroup_rmdir.o
 HOOKS := $(filter $(FIRST),$(HOOKS)) $(filter-out $(FIRST),$(HOOKS))
-LOADERS := $(B)/bpf/iter_pods.o # of which it takes what the kernel can do
+LOADERS := $(O)/bpf/iter_pods.o # of which it takes what the kernel can do
 HOSTILE := $(wildcard vmtests/hostile_*.c)
 TOOL_FILES := $(filter-out %.bpf.c %/fuzz.c $(HOSTILE),$(wildcard vmtests/*.c))
 TOOLS := $(TOOL_FILES:vmtests/%.c=$(B)/%) $(B)/other.bpf.o $(B)/other/onramp
@@ -83,29 +85,29 @@ help: ## this list
 setup-%:
 	$(Q)scripts/setup $(subst -, ,$*)
 
-$(B)/bpf/%.o: bpf/%.bpf.c $(wildcard bpf/*.h) Makefile | setup-build
+$(O)/bpf/%.o: bpf/%.bpf.c $(wildcard bpf/*.h) Makefile | setup-build
 	$(call say,BPF,$*)
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CLANG) $(BPF_CFLAGS) -c $< -o $@
 
-$(B)/onramp.bpf.o: $(filter-out $(LOADERS),$(HOOKS))
+$(O)/onramp.bpf.o: $(filter-out $(LOADERS),$(HOOKS))
 	$(call say,LINK,$@)
 	$(Q)$(BPFTOOL) gen object $@ $^
 
 # As the loader has it.
-$(B)/loader/onramp.bpf.o: $(B)/onramp.bpf.o $(LOADERS)
+$(O)/loader/onramp.bpf.o: $(O)/onramp.bpf.o $(LOADERS)
 	$(call say,LINK,$@)
 	$(Q)mkdir -p $(@D)
 	$(Q)$(BPFTOOL) gen object $@ $^
 
 # All that onramp-zds loads; the rest is pinned by then.
-$(B)/inbound_netns.bpf.o: $(B)/bpf/inbound_netns.o $(B)/bpf/license.o
+$(O)/inbound_netns.bpf.o: $(O)/bpf/inbound_netns.o $(O)/bpf/license.o
 	$(call say,LINK,$@)
 	$(Q)$(BPFTOOL) gen object $@ $^
 
-$(B)/onramp.skel.h: $(B)/loader/onramp.bpf.o
-$(B)/inbound_netns.skel.h: $(B)/inbound_netns.bpf.o
-$(B)/%.skel.h:
+$(O)/onramp.skel.h: $(O)/loader/onramp.bpf.o
+$(O)/inbound_netns.skel.h: $(O)/inbound_netns.bpf.o
+$(O)/%.skel.h:
 	$(call say,SKEL,$@)
 	$(Q)$(BPFTOOL) gen skeleton $< name $* >$@
 
@@ -125,7 +127,7 @@ BOTH := loader/addr.c loader/cgroups.c loader/inbound.c loader/kubelets.c loader
 LOADER := $(filter-out $(ZDS),$(wildcard loader/*.c))
 MADE := bpf/onramp.h $(wildcard loader/*.h) $(B)/version
 
-$(B)/onramp: $(LOADER) $(B)/usage.h $(B)/onramp.skel.h $(MADE)
+$(B)/onramp: $(LOADER) $(B)/usage.h $(O)/onramp.skel.h $(MADE)
 	$(call say,CC,$@)
 	$(Q)$(CC) $(CFLAGS) -DVERSION='"$(VERSION)"' -static -s $(LOADER) -o $@ \
 		$$(scripts/static-libs '$(CC)')
@@ -136,7 +138,7 @@ $(B)/zds.pb-c.c $(B)/zds.pb-c.h &: loader/zds.proto | setup-build
 	$(Q)protoc-c --proto_path=loader --c_out=$(B) $<
 
 # With shared libraries: Debian's libmicrohttpd has no static form without GnuTLS.
-$(B)/onramp-zds: $(ZDS) $(BOTH) $(B)/zds.pb-c.c $(B)/zds.pb-c.h $(B)/usage-zds.h $(B)/inbound_netns.skel.h $(MADE)
+$(B)/onramp-zds: $(ZDS) $(BOTH) $(B)/zds.pb-c.c $(B)/zds.pb-c.h $(B)/usage-zds.h $(O)/inbound_netns.skel.h $(MADE)
 	$(call say,CC,$@)
 	$(Q)$(CC) $(CFLAGS) -DVERSION='"$(VERSION)"' $(ZDS) $(BOTH) $(B)/zds.pb-c.c -o $@ \
 		-lbpf -lprotobuf-c -lmicrohttpd
@@ -167,7 +169,7 @@ $(B)/other.bpf.o: vmtests/other.bpf.c Makefile | setup-build
 
 # The same with another object, for upgrades from one to the other and back.
 $(B)/other/onramp: $(B)/onramp
-	$(Q)$(MAKE) --no-print-directory B=$(B)/other BPF_CFLAGS='$(BPF_CFLAGS) -mcpu=v3' $@
+	$(Q)$(MAKE) --no-print-directory B=$(B)/other O=$(B)/other BPF_CFLAGS='$(BPF_CFLAGS) -mcpu=v3' $@
 
 # What onramp-zds will do with loader/inbound.c.
 $(B)/inbound: vmtests/inbound.c $(BOTH) $(wildcard loader/*.h) bpf/onramp.h Makefile | setup-build
@@ -214,7 +216,7 @@ $(B)/onramp-node.oci.tar: scripts/image $(B)/image-names $(B)/node-base.tar $(NO
 		$(NODE_PROGRAMS) >$@
 
 cross_make = libs=$$(scripts/get-libs $(1)) && $(MAKE) --no-print-directory \
-	B=$(B)/$(1) ARCH=$(cpu_$(1)) LIBS="$$libs" CC="$(cpu_$(1))-linux-gnu-gcc \
+	B=$(B)/$(1) O=$(O) ARCH=$(cpu_$(1)) LIBS="$$libs" CC="$(cpu_$(1))-linux-gnu-gcc \
 	-B$$libs/usr/lib/$(cpu_$(1))-linux-gnu -I$$libs/usr/include"
 $(B)/amd64/onramp $(B)/arm64/onramp: $(B)/%/onramp: $(B)/onramp | setup-image
 	$(Q)$(call cross_make,$*) $@
@@ -286,7 +288,7 @@ churn: setup-build-demo-test all tools ## 10,000 pods come and go; 2,000 at once
 		vmtests/run churn
 
 vmtest-arm64: setup-build-image-arm64 ## core suites on an emulated arm64 machine
-	$(Q)$(call cross_make,arm64) $(B)/arm64/onramp.bpf.o $(B)/arm64/onramp tools
+	$(Q)$(call cross_make,arm64) $(O)/onramp.bpf.o $(B)/arm64/onramp tools
 	$(Q)scripts/vm-run-arm64
 
 FUZZ_SECONDS ?= 60

@@ -44,7 +44,10 @@ loader_for() { # ARCHITECTURE
 @test "each is a program of its own machine's kind, with the very same BPF object" {
 	machine() { od -An -t u2 -j 18 -N 2 "$(loader_for "$1")" | tr -d ' '; }
 	is "$(machine amd64) $(machine arm64)" "62 183" # EM_X86_64, EM_AARCH64
-	cmp "$OBJECT" "$ROOT/build/arm64/onramp.bpf.o"
+	python3 -c 'import sys
+object, *loaders = (open(name, "rb").read() for name in sys.argv[1:])
+sys.exit(not all(object in loader for loader in loaders))' \
+		"$ROOT/build/loader/onramp.bpf.o" "$(loader_for amd64)" "$(loader_for arm64)"
 }
 
 @test "built again, in another directory, each is the same archive" {
