@@ -53,7 +53,7 @@ int pods_by_element(struct bpf_iter__bpf_map_elem *ctx)
 
 struct part {
 	struct seq_file *seq;
-	__u64 part;
+	__u64 number;
 	bool is_headed;
 };
 
@@ -64,7 +64,7 @@ static long pod_print_in(struct bpf_map *map, union addr *ip, struct pod_ip *pod
 	if (!part->is_headed)
 		head_print(part->seq);
 	part->is_headed = true;
-	if ((__u64)hash * PARTS >> 32 == part->part)
+	if ((__u64)hash * PARTS >> 32 == part->number)
 		pod_print(part->seq, ip, pod);
 	return 0;
 }
@@ -74,11 +74,11 @@ int pods(struct bpf_iter__bpf_map *ctx)
 {
 	struct part part = {
 		.seq = ctx->meta->seq,
-		.part = ctx->meta->seq_num,
+		.number = ctx->meta->seq_num,
 		.is_headed = ctx->meta->seq_num,
 	};
 
-	if (part.part < PARTS)
+	if (part.number < PARTS)
 		bpf_for_each_map_elem(&pod_ips, pod_print_in, &part, 0);
 	return 0;
 }

@@ -40,7 +40,7 @@ static __always_inline __u64 list_after(__u64 pos, __u64 head)
 	return next == head ? 0 : next;
 }
 
-/* The same, for loops. */
+/* The same, for loops. What a loop calls has it inline, for another call takes more stack. */
 WALK __u64 list_next(__u64 pos, __u64 head)
 {
 	return list_after(pos, head);
@@ -114,13 +114,15 @@ WALK __u64 addr_is_pods(__u64 pos, __u64 head)
 {
 	struct inet6_ifaddr *ifa = container_of((void *)pos, struct inet6_ifaddr, if_list);
 	union addr ip;
+	bool is;
 
-	if (!head && !BPF_CORE_READ((struct in_ifaddr *)pos, ifa_scope)) /* RT_SCOPE_UNIVERSE */
-		return pos | FOUND;
-	addr_read(pos, false, &ip);
-	if (head && !addr_is_link_local_v6(&ip) && BPF_CORE_READ(ifa, flags) & IFA_F_PERMANENT)
-		return pos | FOUND;
-	return addr_after(pos, head);
+	if (head) {
+		addr_read(pos, false, &ip);
+		is = !addr_is_link_local_v6(&ip) && BPF_CORE_READ(ifa, flags) & IFA_F_PERMANENT;
+	} else {
+		is = !BPF_CORE_READ((struct in_ifaddr *)pos, ifa_scope); /* RT_SCOPE_UNIVERSE */
+	}
+	return is ? pos | FOUND : addr_after(pos, head);
 }
 
 /* The first of a device, not loopback, that can be a pod's, by its entry; 0: none. */

@@ -189,12 +189,16 @@ WALK int ztunnel_has(__u32 family)
 {
 	const struct settings *cfg = current_settings();
 	const struct pod_ip *pod;
+	const union addr *ip;
 
-	if (!cfg || addr_is_zero(&cfg->ztunnel[family & 1]))
+	if (!cfg)
+		return false;
+	ip = &cfg->ztunnel[family & 1];
+	if (addr_is_zero(ip))
 		return false;
 	if (!(cfg->flags & ZTUNNEL_KNOWN))
 		return true;
-	pod = bpf_map_lookup_elem(&pod_ips, &cfg->ztunnel[family & 1]);
+	pod = bpf_map_lookup_elem(&pod_ips, ip);
 	return !pod || claim_is_ztunnels(cfg, &pod->holder) || claim_is_ztunnels(cfg, &pod->other);
 }
 
